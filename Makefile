@@ -1,0 +1,38 @@
+# Each target sets up .venv by itself.  make PYTHON=/path/to/python3.12 chooses the interpreter.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := --config configs/demo_digits.yaml --overwrite
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	@start=$$(date +%s); set -e; rm -rf runs/demo/export; \
+	$(BIN)/deit-tf train-teacher $(DEMO) --out runs/demo/teacher; \
+	$(BIN)/deit-tf train $(DEMO) --out runs/demo/undistilled --distill.kind none; \
+	$(BIN)/deit-tf train $(DEMO) --out runs/demo/distilled; \
+	$(BIN)/python export/to_saved_model.py runs/demo/distilled --out runs/demo/export; \
+	$(BIN)/python export/to_tflite.py runs/demo/distilled --out runs/demo/export/student.tflite; \
+	$(BIN)/deit-tf compare runs/demo/teacher runs/demo/undistilled runs/demo/distilled; \
+	echo "Student: runs/demo/distilled/student.keras   Exports: runs/demo/export   $$(($$(date +%s) - start)) s"
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/input_pipeline.py --rounds 2
+
+clean:
+	rm -rf .venv runs
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "deit_tf needs Python 3.11, 3.12 or 3.13; this machine has $$(python3 --version 2>&1). Pass one: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

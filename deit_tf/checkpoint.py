@@ -1,0 +1,244 @@
+"""Weights of other libraries, in and out: the only room that knows their names.
+
+A weight of a model here has timm's name once "/" is "."; a kernel is transposed by its rank, and that
+is all for timm and the original. Hugging Face renames the modules and splits the fused qkv in three.
+A model is known only by the paths of its weights.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import keras
+import numpy as np
+
+Layout = Literal["timm", "huggingface"]
+State = Mapping[str, np.ndarray]
+
+_LEAVES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
+_TO_KERAS = {2: (1, 0), 4: (2, 3, 1, 0)}
+_HEADS = ("head.", "head_dist.")
+_TOKENS = ("cls_token", "dist_token", "pos_embed")
+
+# timm's module: Hugging Face's, as the files on the hub have it (transformers 4); # is a block's number.
+_HUGGINGFACE = {
+    "cls_token": "deit.embeddings.cls_token",
+    "dist_token": "deit.embeddings.distillation_token",
+    "pos_embed": "deit.embeddings.position_embeddings",
+    "mask_token": "deit.embeddings.mask_token",
+    "patch_embed.proj": "deit.embeddings.patch_embeddings.projection",
+    "blocks.#.norm1": "deit.encoder.layer.#.layernorm_before",
+    "blocks.#.attn.q": "deit.encoder.layer.#.attention.attention.query",
+    "blocks.#.attn.k": "deit.encoder.layer.#.attention.attention.key",
+    "blocks.#.attn.v": "deit.encoder.layer.#.attention.attention.value",
+    "blocks.#.attn.proj": "deit.encoder.layer.#.attention.output.dense",
+    "blocks.#.norm2": "deit.encoder.layer.#.layernorm_after",
+    "blocks.#.mlp.fc1": "deit.encoder.layer.#.intermediate.dense",
+    "blocks.#.mlp.fc2": "deit.encoder.layer.#.output.dense",
+    "norm": "deit.layernorm",
+    "head": "cls_classifier",
+    "head_dist": "distillation_classifier",
+    "decoder.0": "decoder.0",
+}
+# What transformers 5 calls them in memory, and the head of DeiTForImageClassification.
+_TRANSFORMERS_5 = {
+    "deit.layers.#.layernorm_before": "blocks.#.norm1",
+    "deit.layers.#.attention.q_proj": "blocks.#.attn.q",
+    "deit.layers.#.attention.k_proj": "blocks.#.attn.k",
+    "deit.layers.#.attention.v_proj": "blocks.#.attn.v",
+    "deit.layers.#.attention.o_proj": "blocks.#.attn.proj",
+    "deit.layers.#.layernorm_after": "blocks.#.norm2",
+    "deit.layers.#.mlp.fc1": "blocks.#.mlp.fc1",
+    "deit.layers.#.mlp.fc2": "blocks.#.mlp.fc2",
+    "classifier": "head",
+}
+_FROM_HUGGINGFACE = {**{theirs: ours for ours, theirs in _HUGGINGFACE.items()}, **_TRANSFORMERS_5}
+
+
+def load_reference(
+    model: keras.Model, state: State, *, heads: Literal["keep", "new"] = "keep", grid: tuple[int, int] | None = None
+) -> None:
+    """Put the weights of timm, the original or Hugging Face into a model, all of them or none.
+
+    The layout is told from the keys. A position embedding of another size is resized.
+
+    Args:
+        model: What build_deit or build_regnet made.
+        state: Arrays by the library's own key, in torch's layout.
+        heads: `keep` loads the classifiers, `new` leaves the model's own as they are.
+        grid: Rows and columns of the state's position embedding; by default the model's where the
+            count agrees, else a square.
+    Raises:
+        ValueError: Names every missing, extra, misshapen and non-finite key; the model is unchanged.
+    """
+    names = _weights_by_name(model)
+    state = _timm_names(state)
+    if heads == "new":
+        names = {name: weight for name, weight in names.items() if not name.startswith(_HEADS)}
+        state = {name: array for name, array in state.items() if not name.startswith(_HEADS)}
+    if "pos_embed" in state and "pos_embed" in names:
+        state["pos_embed"] = _fit_pos_embed(model, names, state["pos_embed"], grid)
+    arrays = {name: _to_keras(state[name], weight) for name, weight in names.items() if name in state}
+    _check_state(names, state, arrays)
+    for name, weight in names.items():
+        weight.assign(arrays[name])
+
+
+def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.ndarray]:
+    """Give the model's weights by another library's keys, as float32 arrays in torch's layout.
+
+    Args:
+        model: What build_deit or build_regnet made.
+        layout: `timm` (the original's as well) or `huggingface` (DeiT alone).
+    Raises:
+        ValueError: If `layout` is neither, or Hugging Face has no name for a weight.
+    """
+    if layout not in ("timm", "huggingface"):
+        raise ValueError(f"`layout` is 'timm' or 'huggingface'. Received: layout={layout!r}")
+    state = {name: _to_torch(weight) for name, weight in _weights_by_name(model).items()}
+    if layout == "timm":
+        return state
+    return {_rename(name, _HUGGINGFACE): array for name, array in _split_qkv(state).items()}
+
+
+def resize_pos_embed(grid_tokens: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Resize the position embedding of the patches, as torch's bicubic interpolation does.
+
+    Args:
+        grid_tokens: [1, rows * columns, D], without class and distillation tokens.
+        old: Its rows and columns.
+        new: Rows and columns of the result.
+    Returns:
+        float32 [1, new rows * new columns, D].
+    Source: facebookresearch/deit main.py, --finetune. The kernel has a = -0.75 and repeats the
+        border; TensorFlow's bicubic has a = -0.5 and is off by a quarter of the embedding's deviation.
+    """
+    tokens = np.asarray(grid_tokens, np.float64).reshape(*old, -1)  # [r, c, D]
+    rows, columns = (_bicubic_matrix(n, m) for n, m in zip(old, new, strict=True))
+    resized = np.einsum("Rr,Cc,rcd->RCd", rows, columns, tokens)
+    return resized.reshape(1, new[0] * new[1], -1).astype(np.float32)
+
+
+def _bicubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
+    """[new, old]: weights of the old pixels in each new one; align_corners=False, no antialias."""
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        center = (i + 0.5) * old / new - 0.5
+        first = int(np.floor(center)) - 1
+        for tap in range(first, first + 4):
+            x = abs(center - tap)
+            near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+            far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+            matrix[i, min(max(tap, 0), old - 1)] += near if x <= 1 else far
+    return matrix
+
+
+def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
+    """The model's weights by timm's names."""
+    names = {}
+    for weight in model.weights:
+        module, _, leaf = weight.path.removeprefix("tokens/").replace("/", ".").rpartition(".")
+        names[f"{module}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")] = weight
+    return names
+
+
+def _to_keras(array: np.ndarray, weight: keras.Variable) -> np.ndarray:
+    return array.transpose(_TO_KERAS[array.ndim]) if weight.name == "kernel" and array.ndim in _TO_KERAS else array
+
+
+def _to_torch(weight: keras.Variable) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(keras.ops.cast(weight.value, "float32"))
+    return np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim])) if weight.name == "kernel" else array
+
+
+def _timm_names(state: State) -> dict[str, np.ndarray]:
+    """Rename a state of any layout to timm's names, with q, k and v fused."""
+    named = {key: np.asarray(array) for key, array in state.items() if not key.endswith("num_batches_tracked")}
+    if any(key.startswith(("deit.", "vit.")) for key in named):
+        # The plain models lie on the hub as ViT, under the same names but for the first word.
+        named = {_rename(re.sub(r"^vit\.", "deit.", key), _FROM_HUGGINGFACE): array for key, array in named.items()}
+    return _fuse_qkv(named)
+
+
+def _rename(key: str, table: Mapping[str, str]) -> str:
+    """Look a key up by its module with the block's number as #; a key without entry stays."""
+    number = re.search(r"(?<=\.)\d+(?=\.)", key) if not key.startswith("decoder") else None
+    generic = key[: number.start()] + "#" + key[number.end() :] if number else key
+    module, _, leaf = generic.rpartition(".")
+    if generic in table:
+        renamed = table[generic]
+    elif module in table:
+        renamed = f"{table[module]}.{leaf}"
+    else:
+        return key
+    return renamed.replace("#", number.group()) if number else renamed
+
+
+def _fuse_qkv(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Stack `attn.q`, `attn.k`, `attn.v` of each block to `attn.qkv`, rows in that order."""
+    fused = {}
+    for key, array in state.items():
+        parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if ".attn.q." in key and all(part in state for part in parts):
+            fused[key.replace(".attn.q.", ".attn.qkv.")] = np.concatenate([state[part] for part in parts])
+        elif not re.search(r"\.attn\.[kv]\.", key):
+            fused[key] = array
+    return fused
+
+
+def _split_qkv(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    split = {}
+    for key, array in state.items():
+        if ".attn.qkv." in key:
+            parts = zip("qkv", np.split(array, 3), strict=True)
+            split |= {key.replace(".attn.qkv.", f".attn.{part}."): third for part, third in parts}
+        else:
+            split[key] = array
+    return split
+
+
+def _fit_pos_embed(
+    model: keras.Model, names: Mapping[str, keras.Variable], pos_embed: np.ndarray, grid: tuple[int, int] | None
+) -> np.ndarray:
+    """Resize `pos_embed` [1, prefix + patches, D] to the model's grid where it has another."""
+    patch = names["patch_embed.proj.weight"].shape[0]
+    new = (model.input_shape[1] // patch, model.input_shape[2] // patch)
+    prefix = names["pos_embed"].shape[1] - new[0] * new[1]
+    patches = pos_embed.shape[1] - prefix
+    side = round(max(patches, 0) ** 0.5)
+    old = grid or (new if patches == new[0] * new[1] else (side, side))
+    if old[0] * old[1] != patches or pos_embed.ndim != 3:
+        raise ValueError(
+            f"`pos_embed` {pos_embed.shape} does not fit {prefix} tokens and a grid of {old[0]} x {old[1]} patches. "
+            "Pass `grid=(rows, columns)` of the checkpoint, or a model with as many tokens (distilled or not)."
+        )
+    if old == new:
+        return pos_embed
+    return np.concatenate([pos_embed[:, :prefix], resize_pos_embed(pos_embed[:, prefix:], old, new)], axis=1)
+
+
+def _check_state(names: Mapping[str, keras.Variable], state: State, arrays: State) -> None:
+    """Raise one error that names everything in which the state does not fit."""
+    wrong = {
+        "missing": [name for name in names if name not in state],
+        "extra": [name for name in state if name not in names],
+        "misshapen": [
+            f"{name} {tuple(array.shape)} for {tuple(names[name].shape)}"
+            for name, array in arrays.items()
+            if tuple(array.shape) != tuple(names[name].shape)
+        ],
+        "not finite": [name for name, array in arrays.items() if not np.isfinite(array).all()],
+    }
+    if any(wrong.values()):
+        lines = [f"{kind}: {', '.join(keys)}" for kind, keys in wrong.items() if keys]
+        raise ValueError(
+            "The weights do not fit the model, which stays as it was (names are timm's, shapes Keras's; for another "
+            "class count pass heads='new').\n  " + "\n  ".join(lines)
+        )

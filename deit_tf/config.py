@@ -1,0 +1,269 @@
+"""Every setting of deit_tf, as frozen dataclasses; imports nothing of the package.
+
+A config file names a model and a recipe, and says only what differs from them: a field that is
+`None` keeps the named value. The numbers are the original's (facebookresearch/deit, main.py).
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = int | tuple[int, int]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One DeiT in numbers (paper, table 1).
+
+    Args:
+        image_size: Height and width in pixels, or one number for a square.
+        patch_size: Side of a patch in pixels; it divides both sides of the image.
+        embed_dim: Width D of a token; a multiple of `num_heads`.
+        depth: Number of blocks.
+        num_heads: Attention heads per block.
+        mlp_ratio: Width of the hidden layer of the MLP, in units of `embed_dim`.
+        num_classes: Classes C of each head.
+        distilled: Whether there is a distillation token with a head of its own.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
+        layer_norm_eps: 1e-6 as in the original and timm; Hugging Face uses 1e-12.
+    """
+
+    image_size: Size = 224
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    distilled: bool = True
+    drop_path_rate: float = 0.0
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The model to train: a name of `deit-tf models` and what differs from it.
+
+    The number of classes comes from the data.
+
+    Args:
+        name: A model name, as listed by `deit-tf models`.
+        image_size: Height and width in pixels, or one number for a square.
+        patch_size: Side of a patch in pixels.
+        embed_dim: Width of a token.
+        depth: Number of blocks.
+        num_heads: Attention heads per block.
+        drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
+    """
+
+    name: str = "deit_tiny_distilled_patch16_224"
+    image_size: Size | None = None
+    patch_size: int | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    drop_path_rate: float = 0.1
+
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the named model, as keyword arguments of `create_model`."""
+        return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they reach the model.
+
+    Args:
+        source: `digits` (bundled with scikit-learn), `tfds:NAME` for a TensorFlow Datasets builder,
+            or a folder of class folders, optionally below `train/` and `val/`.
+        train_split: TFDS only: the split to train on.
+        eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
+        data_dir: TFDS only: where the prepared data set lies.
+        holdout: Share of each class kept for evaluation where a folder has no `val/`.
+        verify: Decode every file of a folder once and leave out, with a report, what is no image.
+        batch_size: Images per step, over all devices.
+        crop_ratio: Evaluation resizes the short side to size / crop_ratio before the centre crop.
+        mean: Mean of the pixels scaled to 0..1, per channel.
+        std: Their standard deviation, per channel.
+        num_parallel_calls: Images prepared at a time; -1 lets tf.data choose.
+    """
+
+    source: str = "digits"
+    train_split: str = "train"
+    eval_split: str | None = None
+    data_dir: str | None = None
+    holdout: float = 0.1
+    verify: bool = True
+    batch_size: int = 64
+    crop_ratio: float = 0.875
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    num_parallel_calls: int = -1
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """A training augmentation by name, and what differs from it.
+
+    Args:
+        recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data), `none`.
+        scale: Share of the image's area that the random crop keeps, smallest and largest;
+            null resizes the whole image.
+        ratio: Width / height of the random crop, smallest and largest.
+        hflip: Probability of a horizontal flip.
+        auto_augment: `rand-m9-mstd0.5-inc1` in timm's notation, `3-augment`, `keras-cv` (keras-cv's
+            own RandAugment, for comparison) or `none`.
+        color_jitter: Strength of brightness, contrast and saturation jitter; only where
+            `auto_augment` is no RandAugment.
+        random_erasing: Probability that a rectangle is replaced by noise.
+        mixup: Alpha of mixup's Beta distribution; 0 turns mixup off.
+        cutmix: Alpha of CutMix's Beta distribution; 0 turns CutMix off.
+        mix_probability: Share of the batches that are mixed at all.
+        mix_switch: Share of the mixed batches that get CutMix where both are on.
+        label_smoothing: Share of each true label spread over all classes.
+        repeats: Repeated augmentation: how often an image appears in a row, each time drawn anew.
+    """
+
+    recipe: Literal["deit", "3-augment", "light", "none"] = "deit"
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] | None = None
+    hflip: float | None = None
+    auto_augment: str | None = None
+    color_jitter: float | None = None
+    random_erasing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    mix_probability: float | None = None
+    mix_switch: float | None = None
+    label_smoothing: float | None = None
+    repeats: int | None = None
+
+    def resolve(self) -> "AugmentConfig":
+        """The same config with every `None` replaced by the recipe's value."""
+        given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(self, **{**RECIPES[self.recipe], **given})
+
+
+_THIRDS = (3 / 4, 4 / 3)
+# paper, table 9 (deit); DeiT III, section 3.2 and README_revenge.md (3-augment); the last two are ours.
+RECIPES: dict[str, dict[str, Any]] = {
+    "deit": dict(
+        scale=(0.08, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.0,
+        random_erasing=0.25, mixup=0.8, cutmix=1.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.1, repeats=3,
+    ),
+    "3-augment": dict(
+        scale=(0.08, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="3-augment", color_jitter=0.3,
+        random_erasing=0.0, mixup=0.8, cutmix=1.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.0, repeats=3,
+    ),
+    "light": dict(
+        scale=(0.5, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="none", color_jitter=0.0,
+        random_erasing=0.0, mixup=0.0, cutmix=0.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.1, repeats=1,
+    ),
+    "none": dict(
+        scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment="none", color_jitter=0.0,
+        random_erasing=0.0, mixup=0.0, cutmix=0.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.0, repeats=1,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW under a warmed-up cosine (original main.py; paper, table 9).
+
+    Args:
+        lr: Learning rate for a batch of 512; it is scaled by batch_size / 512.
+        scale_lr: Whether to scale it so; false takes `lr` as it is.
+        warmup_lr: Learning rate of the first step; not scaled.
+        min_lr: Learning rate at the end of the cosine; not scaled.
+        warmup_epochs: Length of the linear warm-up, in epochs.
+        weight_decay: Decoupled decay, applied as lr * weight_decay, to kernels only.
+        beta_1: Decay of the first moment, per step.
+        beta_2: Decay of the second moment, per step.
+        epsilon: Added to the root of the second moment.
+    """
+
+    lr: float = 5e-4
+    scale_lr: bool = True
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    warmup_epochs: float = 5.0
+    weight_decay: float = 0.05
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How the student learns from the teacher (paper, section 4).
+
+    Args:
+        kind: `hard` (the teacher's decision, the paper's), `soft` (its probabilities), `none`.
+        teacher: A run of `deit-tf train-teacher`, a `.keras` file, or `keras:NAME` for a network of
+            keras.applications with its ImageNet weights.
+        alpha: Weight of the teacher's part of the loss; the true labels get 1 - alpha.
+        temperature: Softmax temperature of `soft`.
+        normalization: `batchmean`, or `numel` as the original's soft loss, C times smaller.
+    """
+
+    kind: Literal["hard", "soft", "none"] = "hard"
+    teacher: str | None = None
+    alpha: float = 0.5
+    temperature: float = 1.0
+    normalization: Literal["batchmean", "numel"] = "batchmean"
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The convnet that `deit-tf train-teacher` trains on the same data.
+
+    Args:
+        name: A RegNetY by timm's name, such as `regnety_002`, or `keras:NAME` for a network of
+            keras.applications, such as `keras:ResNet50`.
+        weights: `imagenet` starts a keras.applications network from its published weights;
+            null starts from scratch.
+        image_size: Height and width in pixels, or one number for a square; the student's by default.
+        epochs: Passes over the training images.
+        augment: Training augmentation of the teacher.
+        optim: Its optimizer.
+    """
+
+    name: str = "regnety_002"
+    weights: Literal["imagenet"] | None = None
+    image_size: Size | None = None
+    epochs: int = 100
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Args:
+        model: The student.
+        data: Its images.
+        augment: Their augmentation.
+        optim: The optimizer.
+        distill: The distillation.
+        teacher: The teacher, for `deit-tf train-teacher`.
+        epochs: Passes over the training images; with repeated augmentation an epoch keeps its
+            number of steps and shows fewer distinct images.
+        seed: Seed of weights, order, augmentation and drop path.
+        precision: Keras dtype policy of the student.
+        out: Run directory.
+    """
+
+    model: StudentConfig = field(default_factory=StudentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    epochs: int = 300
+    seed: int = 0
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    out: str = "runs/deit"

@@ -1,0 +1,112 @@
+"""From a source to the batches that `fit` takes; every draw is a pure function of (seed, epoch, index, repeat).
+
+So the same seed gives the same bytes at any parallelism, on any number of replicas (they share one
+global batch), and after a restart in the middle. Source: facebookresearch/deit datasets.py, samplers.py.
+"""
+
+import tensorflow as tf
+
+from deit_tf.config import AugmentConfig, DataConfig, Size
+from deit_tf.data.augment import augment_image
+from deit_tf.data.mixing import mix, one_hot
+from deit_tf.data.preprocess import ImageProcessor, height_width
+from deit_tf.data.sources import Source
+
+# What a seed is folded with first, so that order, images and mixing draw from streams of their own.
+_ORDER, _IMAGE, _MIX = range(3)
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Full batches in `source`; what is left over is dropped, as in the original.
+
+    Raises:
+        ValueError: If there is not one.
+    """
+    if not 0 < batch_size <= source.size:
+        raise ValueError(
+            f"`data.batch_size` lies between 1 and the {source.size} images of {source.name}; lower it or add images. "
+            f"Received: {batch_size}"
+        )
+    return source.size // batch_size
+
+
+def train_dataset(
+    source: Source,
+    data: DataConfig,
+    augment: AugmentConfig,
+    image_size: Size,
+    *,
+    epochs: int,
+    seed: int = 0,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Shuffle, augment, batch and mix.
+
+    Args:
+        source: The images.
+        data: Batch size, normalization and parallelism.
+        augment: The augmentation; with `repeats` R each image appears R times in a row, drawn anew,
+            and an epoch of the same number of steps shows 1/R of the images.
+        image_size: Height and width of the result in pixels, or one number for a square.
+        epochs: Epochs that the data set lasts.
+        seed: Seed of everything that is drawn.
+        first_step: Steps to leave out at the start, to resume exactly.
+    Returns:
+        Batches of float32 [B, H, W, 3], normalised, and float32 [B, C], rows summing to 1.
+    Raises:
+        ValueError: If there are fewer images than a batch, or the augmentation makes no sense.
+    Differs: the original repeats images in distributed training alone, and drops what does not
+        fill 256.
+    """
+    augment, size = augment.resolve(), height_width(image_size)
+    steps, key = steps_per_epoch(source, data.batch_size), tf.constant([0, seed], tf.int64)
+    first_epoch, skipped = divmod(first_step, steps)
+
+    def one_epoch(epoch):
+        items = source.read(tf.random.fold_in(tf.random.fold_in(key, _ORDER), epoch))
+        if augment.repeats > 1:
+            items = items.flat_map(lambda item: _repeat(item, augment.repeats))
+        else:
+            items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
+        items = items.take(steps * data.batch_size)
+        items = items.skip(tf.where(epoch == first_epoch, skipped, 0) * data.batch_size)
+        return items.map(lambda item: item | {"epoch": epoch})
+
+    def draw(item):
+        image_seed = tf.random.fold_in(key, _IMAGE)
+        for part in ("epoch", "index", "repeat"):
+            image_seed = tf.random.fold_in(image_seed, item[part])
+        image = augment_image(item["image"], image_seed, augment, size, data.mean, data.std)
+        return image, item["label"]
+
+    def mix_batch(step, batch):
+        images, labels = batch
+        targets = one_hot(labels, len(source.class_names), augment.label_smoothing)
+        return mix(images, targets, tf.random.fold_in(tf.random.fold_in(key, _MIX), step), augment)
+
+    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
+    batches = stream.map(draw, _calls(data)).batch(data.batch_size, drop_remainder=True)
+    batches = batches.enumerate(first_step).map(mix_batch, _calls(data)).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs - first_step))
+
+
+def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) -> tf.data.Dataset:
+    """Every image once, in the order on disk.
+
+    Args:
+        source: The images.
+        data: Batch size and parallelism.
+        processor: What the model expects.
+    Returns:
+        Batches of float32 [B, H, W, 3], normalised, and int64 [B]; the last may be smaller.
+    """
+    items = source.read(None).map(lambda item: (processor(item["image"]), item["label"]), _calls(data))
+    return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _repeat(item, repeats: int) -> tf.data.Dataset:
+    return tf.data.Dataset.range(repeats).map(lambda repeat: item | {"repeat": repeat})
+
+
+def _calls(data: DataConfig) -> int:
+    return tf.data.AUTOTUNE if data.num_parallel_calls < 0 else data.num_parallel_calls

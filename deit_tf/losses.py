@@ -1,0 +1,64 @@
+"""The losses of distillation: pure functions of logits, one number per image, in nats.
+
+Source: paper, section 4 (equations 2 and 3); facebookresearch/deit losses.py. Computed in float32 or wider.
+"""
+
+from typing import Literal
+
+from keras import ops
+
+Normalization = Literal["batchmean", "numel"]
+
+
+def cross_entropy(logits, targets):
+    """Cross-entropy against soft labels.
+
+    Args:
+        logits: [B, C].
+        targets: [B, C], rows summing to 1.
+    Returns:
+        [B], nats per image.
+    """
+    return -ops.sum(targets * ops.log_softmax(_wide(logits), axis=-1), axis=-1)
+
+
+def hard_distillation(logits, teacher_logits):
+    """Cross-entropy against the teacher's decision (paper, equation 3), with no label smoothing.
+
+    Args:
+        logits: [B, C] of the student.
+        teacher_logits: [B, C]; only the argmax counts.
+    Returns:
+        [B], nats per image.
+    """
+    decision = ops.one_hot(ops.argmax(teacher_logits, axis=-1), logits.shape[-1], dtype=_wide(logits).dtype)
+    return cross_entropy(logits, decision)
+
+
+def soft_distillation(logits, teacher_logits, temperature: float = 1.0, normalization: Normalization = "batchmean"):
+    """Kullback-Leibler divergence from the teacher's softened probabilities, times temperature squared (equation 2).
+
+    Args:
+        logits: [B, C] of the student.
+        teacher_logits: [B, C].
+        temperature: Divides both logits; 3.0 in the paper's baseline.
+        normalization: `batchmean` sums over the classes; `numel` divides by C as well, as the
+            original does for the sake of old results (facebookresearch/deit issue 61).
+    Returns:
+        [B], nats per image.
+    """
+    student = ops.log_softmax(_wide(logits) / temperature, axis=-1)
+    teacher = ops.log_softmax(_wide(teacher_logits) / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1) * temperature**2
+    return divergence / logits.shape[-1] if normalization == "numel" else divergence
+
+
+def smooth(targets, label_smoothing: float):
+    """Spread a share of each label over all C classes: (1 - s) * targets + s / C, for [B, C]."""
+    return (1.0 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
+
+
+def _wide(logits):
+    """Logits in at least float32."""
+    logits = ops.convert_to_tensor(logits)
+    return logits if logits.dtype == "float64" else ops.cast(logits, "float32")

@@ -1,0 +1,260 @@
+"""The layers of a vision transformer, in keras.ops alone.
+
+Layers and variables bear the names of timm's modules (timm/models/vision_transformer.py), so that a
+weight's path is its key in timm once "/" is ".". Shapes: B batch, N tokens, D width, h heads.
+"""
+
+import keras
+from keras import ops
+
+LINEAR_STD = 0.02
+
+
+def _linear(units: int, name: str, **kwargs) -> keras.layers.Dense:
+    """A Dense layer as the original initialises it.
+
+    The original's trunc_normal_(std=0.02) cuts at +-2, which is 100 sigma: a plain normal. Keras's
+    TruncatedNormal cuts at 2 sigma and would give a deviation of 0.0176.
+    """
+    return keras.layers.Dense(
+        units, kernel_initializer=keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name, **kwargs
+    )
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class DropPath(keras.layers.Layer):
+    """Stochastic depth: drops a residual branch, per sample, and rescales the branches it keeps.
+
+    Args:
+        rate: Probability in [0, 1) that a sample loses the branch.
+        seed: Seed of the masks; by default each layer draws its own, so that no two share masks.
+    Raises:
+        ValueError: If `rate` lies outside [0, 1).
+    Source: Huang et al. 2016; timm/layers/drop.py.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` is a probability in [0, 1). Received: rate={rate}")
+        self.rate, self.seed = rate, seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
+
+    def call(self, x, training=False):  # [B, ...]
+        if not training or not self.rate:
+            return x
+        shape = (ops.shape(x)[0],) + (1,) * (x.ndim - 1)
+        keep = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate  # [B, 1, ...]
+        return x * ops.cast(keep, x.dtype) / (1 - self.rate)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class Attention(keras.layers.Layer):
+    """Multi-head self-attention with one fused projection to queries, keys and values.
+
+    Args:
+        num_heads: Number of heads h; it divides the width D.
+    Call arguments:
+        x: [B, N, D].
+    Returns:
+        [B, N, D].
+    Source: paper, section 3; timm/models/vision_transformer.py, Attention.
+    """
+
+    def __init__(self, num_heads: int, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+
+    def build(self, shape):
+        width = shape[-1]
+        if width % self.num_heads:
+            raise ValueError(f"`num_heads` must divide the width {width}. Received: num_heads={self.num_heads}")
+        self.qkv = _linear(3 * width, "qkv", dtype=self.dtype_policy)
+        self.proj = _linear(width, "proj", dtype=self.dtype_policy)
+        self.qkv.build(shape)
+        self.proj.build(shape)
+
+    def attend(self, x):
+        """Attention weights [B, h, N, N], rows summing to 1, and values [B, h, N, D / h]."""
+        tokens, width = x.shape[1:]
+        qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, width // self.num_heads))
+        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # [B, h, N, D/h] each
+        scores = ops.matmul(q * (width // self.num_heads) ** -0.5, ops.swapaxes(k, -2, -1))  # [B, h, N, N]
+        weights = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        return ops.cast(weights, v.dtype), v
+
+    def call(self, x):  # [B, N, D]
+        weights, v = self.attend(x)
+        mixed = ops.swapaxes(ops.matmul(weights, v), 1, 2)  # [B, N, h, D/h]
+        return self.proj(ops.reshape(mixed, (-1, *x.shape[1:])))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class Mlp(keras.layers.Layer):
+    """Two linear layers around the exact (erf) GELU.
+
+    Args:
+        hidden_dim: Width of the layer between.
+    """
+
+    def __init__(self, hidden_dim: int, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+
+    def build(self, shape):
+        self.fc1 = _linear(self.hidden_dim, "fc1", dtype=self.dtype_policy)
+        self.fc2 = _linear(shape[-1], "fc2", dtype=self.dtype_policy)
+        self.fc1.build(shape)
+        self.fc2.build((*shape[:-1], self.hidden_dim))
+
+    def call(self, x):  # [B, N, D]
+        return self.fc2(ops.gelu(self.fc1(x), approximate=False))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "hidden_dim": self.hidden_dim}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class Block(keras.layers.Layer):
+    """Pre-norm transformer block.
+
+    Args:
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP, in units of D.
+        drop_path_rate: Stochastic depth of each of its two branches, drawn separately.
+        layer_norm_eps: Added to the variance in both norms.
+    """
+
+    def __init__(self, num_heads: int, mlp_ratio: float, drop_path_rate: float, layer_norm_eps: float, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads, self.mlp_ratio = num_heads, mlp_ratio
+        self.drop_path_rate, self.layer_norm_eps = drop_path_rate, layer_norm_eps
+
+    def build(self, shape):
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(epsilon=self.layer_norm_eps, name="norm1", dtype=policy)
+        self.attn = Attention(self.num_heads, name="attn", dtype=policy)
+        self.drop_path1 = DropPath(self.drop_path_rate, name="drop_path1", dtype=policy)
+        self.norm2 = keras.layers.LayerNormalization(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
+        self.mlp = Mlp(int(shape[-1] * self.mlp_ratio), name="mlp", dtype=policy)
+        self.drop_path2 = DropPath(self.drop_path_rate, name="drop_path2", dtype=policy)
+        for layer in (self.norm1, self.attn, self.drop_path1, self.norm2, self.mlp, self.drop_path2):
+            layer.build(shape)
+
+    def call(self, x, training=False):  # [B, N, D]
+        x = x + self.drop_path1(self.attn(self.norm1(x)), training=training)
+        x = x + self.drop_path2(self.mlp(self.norm2(x)), training=training)
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_path_rate": self.drop_path_rate,
+            "layer_norm_eps": self.layer_norm_eps,
+        }
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class PatchEmbed(keras.layers.Layer):
+    """Cut the image into patches and project each to a token, row by row.
+
+    Args:
+        patch_size: Side of a patch in pixels.
+        embed_dim: Width D of a token.
+    Call arguments:
+        image: [B, H, W, 3].
+    Returns:
+        [B, H / patch_size * W / patch_size, D].
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int, **kwargs):
+        super().__init__(**kwargs)
+        self.patch_size, self.embed_dim = patch_size, embed_dim
+
+    def build(self, shape):
+        # The original leaves this convolution as torch makes it: uniform within 1 / sqrt(fan in), the bias too.
+        bound = (self.patch_size**2 * shape[-1]) ** -0.5
+        self.proj = keras.layers.Conv2D(
+            self.embed_dim,
+            self.patch_size,
+            strides=self.patch_size,
+            kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+            bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+            name="proj",
+            dtype=self.dtype_policy,
+        )
+        self.proj.build(shape)
+
+    def call(self, image):
+        grid = self.proj(image)  # [B, H/P, W/P, D]
+        return ops.reshape(grid, (-1, grid.shape[1] * grid.shape[2], self.embed_dim))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], (shape[1] // self.patch_size) * (shape[2] // self.patch_size), self.embed_dim)
+
+    def get_config(self):
+        return {**super().get_config(), "patch_size": self.patch_size, "embed_dim": self.embed_dim}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class Tokens(keras.layers.Layer):
+    """Put the class token, and the distillation token, before the patches and add the position embedding.
+
+    Args:
+        distilled: Whether there is a distillation token, at index 1.
+    Call arguments:
+        patches: [B, N, D].
+    Returns:
+        [B, N + 1 or 2, D].
+    Source: paper, section 4; facebookresearch/deit models.py, forward_features.
+    """
+
+    def __init__(self, distilled: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.distilled = distilled
+
+    def _tokens(self, name: str, count: int, width: int):
+        return self.add_weight((1, count, width), keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name)
+
+    def build(self, shape):
+        patches, width = shape[1:]
+        self.cls_token = self._tokens("cls_token", 1, width)
+        self.dist_token = self._tokens("dist_token", 1, width) if self.distilled else None
+        self.pos_embed = self._tokens("pos_embed", patches + self.prefix, width)
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches."""
+        return 2 if self.distilled else 1
+
+    def call(self, patches):
+        first = [self.cls_token, self.dist_token] if self.distilled else [self.cls_token]
+        first = [ops.broadcast_to(t, (ops.shape(patches)[0], 1, patches.shape[-1])) for t in first]
+        first = [ops.cast(t, patches.dtype) for t in first]
+        return ops.concatenate([*first, patches], axis=1) + self.pos_embed
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] + self.prefix, shape[2])
+
+    def get_config(self):
+        return {**super().get_config(), "distilled": self.distilled}

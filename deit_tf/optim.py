@@ -1,0 +1,100 @@
+"""The original's optimizer: AdamW under a warmed-up cosine (facebookresearch/deit main.py; timm 0.3.2 cosine_lr.py)."""
+
+import math
+
+import keras
+from keras import ops
+
+from deit_tf.config import OptimConfig
+
+REFERENCE_BATCH = 512
+# Rank-1 weights are not decayed either: biases and norms. dist_token is decayed, as in the original.
+NOT_DECAYED = ("pos_embed", "cls_token")
+
+
+def scaled_lr(config: OptimConfig, batch_size: int) -> float:
+    """Peak learning rate for a batch of `batch_size` images: lr * batch_size / 512 (paper, section 6)."""
+    return config.lr * batch_size / REFERENCE_BATCH if config.scale_lr else config.lr
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then the cosine that has run since step 0 (timm's, not shifted by the warm-up).
+
+    Args:
+        peak: Learning rate that the warm-up aims at.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the warm-up.
+        warmup_lr: Learning rate of step 0.
+        min_lr: Learning rate after `total_steps`.
+    Raises:
+        ValueError: If there is no step, or the warm-up is longer than the run.
+    Differs: steps, where the original holds the rate for an epoch and lags one behind;
+        keras.optimizers.schedules.CosineDecay starts its cosine after the warm-up.
+    """
+
+    def __init__(
+        self, peak: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 1e-6, min_lr: float = 1e-5
+    ):
+        if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
+            raise ValueError(
+                "`warmup_steps` lies between 0 and `total_steps`, which is at least 1; shorten the warm-up or train "
+                f"longer. Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
+            )
+        self.peak, self.min_lr, self.warmup_lr = peak, min_lr, warmup_lr
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        progress = ops.minimum(step / self.total_steps, 1.0)
+        cosine = self.min_lr + 0.5 * (self.peak - self.min_lr) * (1 + ops.cos(math.pi * progress))
+        warmup = self.warmup_lr + step * (self.peak - self.warmup_lr) / max(self.warmup_steps, 1)
+        return ops.where(step < self.warmup_steps, warmup, cosine)
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "warmup_lr": self.warmup_lr,
+            "min_lr": self.min_lr,
+        }
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class AdamW(keras.optimizers.AdamW):
+    """keras.optimizers.AdamW with the original's rule of what is decayed, and its epsilon.
+
+    The rule is applied whenever the optimizer is built, so that it outlives saving and loading, where
+    Keras forgets `exclude_from_weight_decay`. Takes the arguments of keras.optimizers.AdamW.
+
+    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay().
+    """
+
+    def __init__(self, learning_rate=1e-3, weight_decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **kwargs):
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
+
+    def build(self, variables):
+        if not self.built:
+            self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
+        super().build(variables)
+
+
+def is_decayed(variable: keras.Variable) -> bool:
+    """Whether the original decays a weight: kernels and the distillation token, nothing else."""
+    return len(variable.shape) > 1 and variable.name not in NOT_DECAYED
+
+
+def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> AdamW:
+    """Make the optimizer of a run.
+
+    Args:
+        config: Its numbers.
+        batch_size: Images per step over all devices.
+        steps_per_epoch: Steps per epoch.
+        epochs: Epochs of the run.
+    """
+    total = steps_per_epoch * epochs
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total)
+    schedule = WarmupCosine(scaled_lr(config, batch_size), total, warmup, config.warmup_lr, config.min_lr)
+    return AdamW(schedule, config.weight_decay, config.beta_1, config.beta_2, config.epsilon)

@@ -1,0 +1,333 @@
+"""A Keras classifier as a SavedModel for TensorFlow Serving: signatures, labels, verification.
+
+Layout and signatures as https://www.tensorflow.org/tfx/serving/saved_model_basics asks for them. A version
+appears under its name only after it was loaded in a C++ session and compared with Keras.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.models.deit import heads
+from deit_tf.tflite import ExportError, comparison_images, deviation, float32_twin
+
+BYTES, IMAGES, HEADS = "serving_default", "images", "heads"
+LABELS_FILE = "labels.txt"
+REPORT_FILE = Path("assets.extra", "verification.json")
+# What a checkpoint holds beside the weights; measured at about 90 bytes a variable.
+INDEX_BYTES, INDEX_BYTES_PER_VARIABLE = 4096, 256
+
+
+def export_saved_model(
+    model: keras.Model,
+    directory: str | Path,
+    *,
+    processor: ImageProcessor,
+    labels: Sequence[str] | None = None,
+    version: int = 1,
+    name: str | None = None,
+    top_k: int = 5,
+    images: np.ndarray | None = None,
+    tolerance: float = 1e-4,
+) -> Path:
+    """Write `directory/<name>/<version>/`, ready for TensorFlow Serving, after verifying it.
+
+    The signatures take a batch of any size. `serving_default` maps `image_bytes` (tf.string [B], JPEG, PNG,
+    GIF or BMP files) and `images` maps `images` (float32 [B, H, W, 3], normalised) to `logits` and
+    `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]), `top_k_probabilities` and
+    `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps `images` to `cls` and `dist` logits
+    [B, C]. One file that does not decode fails its whole batch.
+
+    Args:
+        model: From float32 [B, H, W, 3] images to [B, C] logits.
+        directory: Model base path of the server; made where missing.
+        processor: How the model wants its images.
+        labels: C class names in class order; "0" to "C-1" by default.
+        version: Number of the version, from 1; a server takes the highest.
+        name: Folder of the model; `model.name` by default.
+        top_k: How many classes the top-k outputs name, C at most.
+        images: float32 [n, H, W, 3], normalised, to verify on; held-out ones. Noise if None.
+        tolerance: Difference from Keras allowed, as `deviation` in deit_tf.tflite has it.
+    Returns:
+        The folder of the version; `read_report` gives what was measured.
+    Raises:
+        ValueError: If an argument does not fit the model.
+        FileExistsError: If the version exists; it is not touched.
+        ExportError: If the verification fails; nothing is left behind.
+    Differs: a model of mixed precision is exported, and compared, computing in float32.
+    """
+    samples = comparison_images(model, images)
+    labels = _checked_labels(labels, model.output_shape[-1])
+    _check_arguments(model, processor, version, top_k)
+    target = Path(directory, _checked_name(name or model.name), str(version))
+    if target.exists():
+        raise FileExistsError(f"{target} exists and is left as it is. Take the next `version`.")
+    model = float32_twin(model)
+    # On the file system of the target, so that the rename is one step and a server never sees half a version; inside
+    # a folder of its own, as that one is made for its owner alone and the version must be readable by the server.
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as temporary:
+        staged = Path(temporary, "version")
+        write_saved_model(model, staged, processor=processor, labels=labels, top_k=top_k)
+        report = verify_saved_model(staged, model, samples, processor, tolerance)
+        report["compared_on"] = "noise" if images is None else "images"
+        staged.joinpath(REPORT_FILE).parent.mkdir()
+        staged.joinpath(REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staged, target)  # fails where another export was faster: the target is then a folder with files
+    return target
+
+
+def read_report(path: str | Path) -> dict:
+    """What `verify_saved_model` measured when `path`, the folder of a version, was exported."""
+    return json.loads(Path(path, REPORT_FILE).read_text())
+
+
+def write_saved_model(
+    model: keras.Model, path: str | Path, *, processor: ImageProcessor, labels: Sequence[str], top_k: int
+) -> None:
+    """Write the SavedModel of `export_saved_model` to the folder `path`, unverified."""
+    # The variables, and the model hidden in closures. A tracked Keras model saves and loads in Python, but a C++
+    # session does not find its variables (https://github.com/keras-team/keras/issues/20095); Model.export writes
+    # each of them twice (https://github.com/keras-team/keras/issues/23553).
+    module = tf.Module()
+    module.weights = [v.value for v in model.variables]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, LABELS_FILE)
+        file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        module.labels_file = tf.saved_model.Asset(str(file))
+        tf.saved_model.save(module, str(path), signatures=_signatures(model, processor, labels, top_k))
+
+
+def verify_saved_model(
+    path: str | Path,
+    model: keras.Model,
+    images: np.ndarray,
+    processor: ImageProcessor | None = None,
+    tolerance: float = 1e-4,
+) -> dict:
+    """Load a SavedModel in a C++ session and compare every signature with Keras.
+
+    Args:
+        path: Folder of a version.
+        model: The model it was made from, computing in float32.
+        images: float32 [n, H, W, 3], normalised.
+        processor: How bytes become images; None leaves the signature of bytes out.
+        tolerance: Difference allowed, over max(1, largest |Keras's logit|).
+    Returns:
+        `weights_bytes` on disk, `images_compared` (n) and, by signature, what `deviation` in deit_tf.tflite
+        measures; of two heads, that of the worse. The bytes are 2n PNG files made from `images`.
+    Raises:
+        ExportError: If weights are missing or written twice, the session does not load or run, an output
+            is missing, or one differs.
+    """
+    images = np.asarray(images, np.float32)
+    report = {"weights_bytes": _check_weights(Path(path), model), "images_compared": len(images)}
+    loaded = load_saved_model(path)
+    try:
+        report[IMAGES] = _verify_images(loaded, model, images, tolerance)
+        if has_two_heads(model):
+            report[HEADS] = _verify_heads(loaded, model, images, tolerance)
+        if processor is not None:
+            report[BYTES] = _verify_bytes(loaded, model, images, processor, tolerance)
+    except (tf.errors.OpError, KeyError, ValueError) as error:
+        raise ExportError(f"{path} fails in a C++ session: {type(error).__name__}: {error}") from error
+    return report
+
+
+class LoadedModel:
+    """A SavedModel in a C++ session, as TensorFlow Serving holds it; from images [B, H, W, 3] to logits [B, C].
+
+    Args:
+        path: Folder of a version.
+    Raises:
+        ExportError: If the session does not load it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        try:
+            # Not tf.saved_model.load, which finds variables through Python objects that a server does not have.
+            graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+        except (OSError, RuntimeError, tf.errors.OpError) as error:
+            raise ExportError(f"{path} does not load in a C++ session: {error}") from error
+        self.signatures = dict(graph.signature_def)
+        assets = self.path / "assets" / LABELS_FILE
+        self.labels = assets.read_text(encoding="utf-8").splitlines() if assets.exists() else []
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images of the signature `images`, in pixels."""
+        (tensor,) = self._signature(IMAGES).inputs.values()
+        height, width = (dim.size for dim in tensor.tensor_shape.dim[1:3])
+        return height, width
+
+    def run(self, signature: str, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Run a signature of one input on a batch; returns its outputs by name.
+
+        Raises:
+            ExportError: If there is no such signature.
+            ValueError: If the batch has another shape or dtype.
+            tf.errors.InvalidArgumentError: If one of the files in the batch does not decode.
+        """
+        definition = self._signature(signature)
+        (tensor,) = definition.inputs.values()
+        fetches = {key: output.name for key, output in definition.outputs.items()}
+        return self._session.run(fetches, {tensor.name: batch})
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [B, C], of normalised images [B, H, W, 3]."""
+        return self.run(IMAGES, np.asarray(images, np.float32))["logits"]
+
+    def _signature(self, name: str):
+        if name not in self.signatures:
+            raise ExportError(f"{self.path} has no signature {name!r}, only {sorted(self.signatures)}")
+        return self.signatures[name]
+
+
+def load_saved_model(path: str | Path) -> LoadedModel:
+    """Load the folder of a version as a callable from images [B, H, W, 3] to logits [B, C]."""
+    return LoadedModel(path)
+
+
+def has_two_heads(model: keras.Model) -> bool:
+    """Whether `model` is a DeiT with a class head and a distillation head."""
+    return {"head", "head_dist"} <= {layer.name for layer in model.layers}
+
+
+def _signatures(model: keras.Model, processor: ImageProcessor, labels: Sequence[str], top_k: int) -> dict:
+    """The signatures of `export_saved_model`, as functions that hold `model` by closure."""
+    top_k = min(top_k, len(labels))
+    image = tf.TensorSpec((*processor.size, 3), tf.float32)
+
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.cast(model(images, training=False), tf.float32)  # [B, C]
+        probabilities = tf.nn.softmax(logits)
+        classes = tf.math.top_k(logits, top_k).indices  # [B, k], int32
+        return {
+            "logits": logits,
+            "probabilities": probabilities,
+            "top_k_classes": classes,
+            "top_k_probabilities": tf.gather(probabilities, classes, batch_dims=1),
+            "top_k_labels": tf.gather(tf.constant(list(labels)), classes),
+        }
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return classify(tf.map_fn(processor, image_bytes, fn_output_signature=image))
+
+    encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    batch = tf.TensorSpec((None, *image.shape), tf.float32, name="images")
+    signatures = {
+        BYTES: tf.function(from_bytes, input_signature=[encoded]),
+        IMAGES: tf.function(classify, input_signature=[batch]),
+    }
+    if has_two_heads(model):
+        both = heads(model)
+        signatures[HEADS] = tf.function(lambda images: both(images, training=False), input_signature=[batch])
+    return signatures
+
+
+def _checked_labels(labels: Sequence[str] | None, classes: int) -> list[str]:
+    labels = [str(i) for i in range(classes)] if labels is None else list(labels)
+    if len(labels) != classes:
+        raise ValueError(f"`labels` must name the {classes} classes of the model, in order. Received: {len(labels)}")
+    if bad := [label for label in labels if not isinstance(label, str) or len(label.splitlines()) != 1]:
+        raise ValueError(f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}")
+    return labels
+
+
+def _checked_name(name: str) -> str:
+    if name in (".", "..") or Path(name).name != name:
+        raise ValueError(f"`name` must be the name of one folder. Received: {name!r}")
+    return name
+
+
+def _check_arguments(model: keras.Model, processor: ImageProcessor, version: int, top_k: int) -> None:
+    if model.input_shape[1:] != (*processor.size, 3):
+        raise ValueError(
+            f"`processor` must make images of the model's shape {model.input_shape[1:]}. "
+            f"Received: image_size={processor.image_size}"
+        )
+    for argument, number in (("version", version), ("top_k", top_k)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"`{argument}` takes a whole number from 1. Received: {number!r}")
+
+
+def _check_weights(path: Path, model: keras.Model) -> int:
+    """Bytes of the weights on disk, refused where they are not those of the model, once."""
+    found = sum(file.stat().st_size for file in path.glob("variables/variables.data-*"))
+    expected = sum(v.value.dtype.size * v.value.shape.num_elements() for v in model.variables)
+    slack = 0.05 * expected + INDEX_BYTES + INDEX_BYTES_PER_VARIABLE * len(model.variables)
+    if abs(found - expected) > slack:
+        raise ExportError(
+            f"{path} holds {found} bytes of weights, the model {expected}: "
+            + ("some are missing" if found < expected else "each may be there twice")
+        )
+    return found
+
+
+def _verify_images(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
+    expected = np.asarray(model(images, training=False))  # [n, C]
+    outputs = loaded.run(IMAGES, images)
+    _check_top_k(IMAGES, outputs, expected, loaded.labels, tolerance)
+    # A batch of one as well: a batch size that tracing froze shows only with a second size.
+    _compare(f"{IMAGES}, a batch of one", loaded.run(IMAGES, images[:1])["logits"], expected[:1], tolerance)
+    return _compare(IMAGES, outputs["logits"], expected, tolerance)
+
+
+def _verify_heads(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
+    outputs, expected = loaded.run(HEADS, images), heads(model)(images, training=False)
+    measured = [_compare(f"{HEADS}, {key}", outputs[key], expected[key], tolerance) for key in ("cls", "dist")]
+    return max(measured, key=lambda one: one["max_difference"])
+
+
+def _verify_bytes(
+    loaded: LoadedModel, model: keras.Model, images: np.ndarray, processor: ImageProcessor, tolerance: float
+) -> dict[str, float]:
+    encoded = _encoded_pictures(images, processor)
+    expected = np.asarray(model(tf.stack([processor(picture) for picture in encoded]), training=False))  # [2n, C]
+    outputs = loaded.run(BYTES, encoded)
+    _check_top_k(BYTES, outputs, expected, loaded.labels, tolerance)
+    return _compare(BYTES, outputs["logits"], expected, tolerance)
+
+
+def _compare(what: str, logits: np.ndarray, expected: np.ndarray, tolerance: float) -> dict[str, float]:
+    measured = deviation(logits, expected)
+    if not measured["max_difference"] <= tolerance:  # a NaN fails as well
+        raise ExportError(
+            f"signature {what}: logits differ from Keras by {measured['max_difference']:.3g}, {tolerance:g} is allowed"
+        )
+    return measured
+
+
+def _check_top_k(what: str, outputs: dict, expected: np.ndarray, labels: Sequence[str], tolerance: float) -> None:
+    """Compare probabilities, top-k and labels with what the logits of Keras make of them."""
+    probabilities = np.asarray(tf.nn.softmax(expected))  # [n, C]
+    classes = outputs["top_k_classes"]  # [n, k]
+    best = -np.sort(-probabilities, axis=-1)[:, : classes.shape[-1]]
+    names = [[labels[c].encode() for c in row] for row in classes] if labels else None
+    # By probability, not by class: two classes that are equal to the last bit may change places.
+    checks = {
+        "probabilities": np.abs(outputs["probabilities"] - probabilities).max() <= tolerance,
+        "top_k_probabilities": np.abs(outputs["top_k_probabilities"] - best).max() <= tolerance,
+        "top_k_classes": np.abs(np.take_along_axis(probabilities, classes, -1) - best).max() <= tolerance,
+        "top_k_labels": outputs["top_k_labels"].tolist() == names,
+    }
+    if wrong := [key for key, holds in checks.items() if not holds]:
+        raise ExportError(f"signature {what}: {', '.join(wrong)} do not follow from the logits and {LABELS_FILE}")
+
+
+def _encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
+    """PNG files of normalised images [n, H, W, 3]: each as it is, and cut to another shape, so that it is resized."""
+    pixels = (images * np.asarray(processor.std) + np.asarray(processor.mean)) * 255
+    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    cut = pixels[:, :, : max(1, 2 * pixels.shape[2] // 3)]
+    return [tf.io.encode_png(picture).numpy() for batch in (pixels, cut) for picture in batch]

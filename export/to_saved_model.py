@@ -1,0 +1,49 @@
+"""Export a trained model as a SavedModel for TensorFlow Serving, checked against Keras before it appears.
+
+python export/to_saved_model.py runs/deit --out served --version 1
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from deit_tf.runs import load_run
+from deit_tf.serving import export_saved_model, read_report
+from deit_tf.tflite import ExportError
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", metavar="RUN_OR_KERAS_FILE", help="run directory, or .keras file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="writes DIR/<model>/<version>/")
+    parser.add_argument("--version", type=int, default=1, help="from 1; an existing one is refused (default: 1)")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the run's)")
+    return parser.parse_args()
+
+
+def export(args: argparse.Namespace) -> Path:
+    """Load, export and verify; returns the folder of the version."""
+    run = load_run(args.source)
+    labels = run.labels if args.labels is None else Path(args.labels).read_text(encoding="utf-8").splitlines()
+    what = dict(processor=run.processor, labels=labels, version=args.version, name=run.name, images=run.samples)
+    return export_saved_model(run.model, args.out, **what)
+
+
+def main() -> None:
+    """Export, and print what the verification measured."""
+    try:
+        path = export(parse())
+    except (ExportError, OSError, ValueError) as error:
+        sys.exit(f"Not exported: {error}")
+    report = read_report(path)
+    compared_on = "noise" if report["compared_on"] == "noise" else f"{report['images_compared']} held-out images"
+    print(f"{path} ({report['weights_bytes'] / 1e6:.2f} MB of weights)")
+    print(f"largest difference of a logit from Keras, in a C++ session, on {compared_on}:")
+    for signature in ("serving_default", "images", "heads"):
+        if signature in report:
+            print(f"  {signature:16} {report[signature]['max_difference']:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""A SavedModel equals Keras in a C++ session; forms that only look right are refused and leave nothing behind."""
+
+import io
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import deit_tf
+from deit_tf import serving
+from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.tflite import ExportError
+
+SCRIPT = Path(__file__).parents[1] / "export" / "to_saved_model.py"
+LABELS = [f"class {i}, é" for i in range(10)]
+PROCESSOR = ImageProcessor(32)
+# The same kernels run in the session and in Keras, in another order at most; logits are of order 1.
+TOLERANCE = 1e-5
+
+
+def photographs():
+    """Two photographs, whole and cut, as uint8 arrays of four shapes."""
+    china, flower = load_sample_images().images
+    return [china, flower, china[:200, 100:], flower[50:, :150]]
+
+
+def encode(picture, kind="JPEG"):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind)
+    return file.getvalue()
+
+
+def build(name="deit_test", **kwargs):
+    model = deit_tf.create_model(name, **{"num_classes": 10, **kwargs})
+    for layer in model.layers:
+        if layer.name.startswith("head"):  # fresh heads give logits of 0.1, too small to tell right from wrong
+            layer.kernel.assign(layer.kernel * 20)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return build(drop_path_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack([PROCESSOR(encode(picture)) for picture in photographs()])  # [4, 32, 32, 3]
+
+
+@pytest.fixture(scope="module")
+def exported(model, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return serving.export_saved_model(
+        model, folder / "deep", processor=PROCESSOR, labels=LABELS, version=3, name="digits", images=images
+    )
+
+
+def files(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def largest(value, reference):
+    return np.abs(np.asarray(value) - np.asarray(reference)).max()
+
+
+def write_tracked(model, path, *, processor=PROCESSOR, labels=LABELS, top_k=5):
+    """The known bad export: right in tf.saved_model.load, without variables in a C++ session."""
+    module = tf.Module()
+    module.model = model
+    tf.saved_model.save(module, str(path), signatures=serving._signatures(model, processor, labels, top_k))
+
+
+def write_signatures(model, path, signatures):
+    """A SavedModel that is right in all but its signatures."""
+    module = tf.Module()
+    module.weights = [v.value for v in model.variables]
+    tf.saved_model.save(module, str(path), signatures=signatures)
+    path.joinpath("assets", "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
+
+
+def test_layout(exported, model):
+    assert exported.parts[-3:] == ("deep", "digits", "3")
+    assert [entry.name for entry in exported.parents[2].rglob(".*")] == []  # the temporary folder is gone
+    assert exported.joinpath("assets/labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
+    assert exported.stat().st_mode & 0o055 == exported.parent.stat().st_mode & 0o055  # readable for a server's account
+    (weights,) = exported.glob("variables/variables.data-*")
+    assert weights.stat().st_size < 1.1 * 4 * model.count_params()
+
+
+def test_report(exported, images):
+    report = serving.read_report(exported)
+    assert report["compared_on"] == "images"
+    assert report["images_compared"] == len(images)
+    for signature in ("images", "heads", "serving_default"):
+        assert report[signature]["max_difference"] < TOLERANCE
+        assert report[signature]["top1_agreement"] == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_images_signature_equals_keras(exported, model, images, batch):
+    outputs = serving.load_saved_model(exported).run("images", images[:batch])
+    logits = model.predict(images[:batch], verbose=0)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    order = np.argsort(-logits, axis=-1)[:, :5]
+    assert np.abs(logits).max() > 0.5
+    assert largest(outputs["logits"], logits) < TOLERANCE
+    assert largest(outputs["probabilities"], probabilities) < TOLERANCE
+    assert largest(outputs["top_k_probabilities"], np.take_along_axis(probabilities, order, -1)) < TOLERANCE
+    assert outputs["top_k_classes"].dtype == np.int32
+    np.testing.assert_array_equal(outputs["top_k_classes"], order)
+    assert [[label.decode() for label in row] for row in outputs["top_k_labels"]] == [
+        [LABELS[c] for c in row] for row in order
+    ]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_bytes_signature_equals_keras(exported, model, kind):
+    encoded = [encode(picture, kind) for picture in photographs()]
+    outputs = serving.load_saved_model(exported).run("serving_default", encoded)
+    assert largest(outputs["logits"], model(np.stack([PROCESSOR(file) for file in encoded]))) < TOLERANCE
+
+
+def test_bytes_signature_follows_pillow(exported, model):
+    encoded = [encode(picture) for picture in photographs()]
+    pixels = []
+    for file in encoded:
+        picture = Image.open(io.BytesIO(file))
+        scale = int(32 / 0.875) / min(picture.size)
+        picture = picture.resize([int(side * scale + 1e-6) for side in picture.size], Image.Resampling.BICUBIC)
+        left, top = ((side - 32) / 2 for side in picture.size)
+        picture = picture.crop((round(left), round(top), round(left) + 32, round(top) + 32))
+        pixels.append((np.asarray(picture, np.float32) / 255 - PROCESSOR.mean) / PROCESSOR.std)
+    logits = serving.load_saved_model(exported)(np.float32(pixels))
+    # TensorFlow and Pillow round the weights of the resize differently: a few pixels are one grey level apart.
+    assert largest(serving.load_saved_model(exported).run("serving_default", encoded)["logits"], logits) < 0.02
+    assert largest(logits, model(np.float32(pixels))) < TOLERANCE
+
+
+def test_heads_signature_equals_keras(exported, model, images):
+    outputs = serving.load_saved_model(exported).run("heads", images)
+    expected = deit_tf.heads(model)(images)
+    assert set(outputs) == {"cls", "dist"}
+    for key, logits in outputs.items():
+        assert largest(logits, expected[key]) < TOLERANCE
+    assert largest(outputs["cls"], outputs["dist"]) > 0.1
+
+
+def test_python_loader_agrees(exported, model, images):
+    signatures = tf.saved_model.load(str(exported)).signatures
+    assert largest(signatures["images"](images=tf.constant(images))["logits"], model(images)) < TOLERANCE
+
+
+def test_one_bad_file_fails_its_batch_and_the_next_runs(exported):
+    loaded, good = serving.load_saved_model(exported), encode(photographs()[0])
+    for bad in (b"", b"text", good[: len(good) // 2]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            loaded.run("serving_default", [good, bad])
+    assert np.isfinite(loaded.run("serving_default", [good])["logits"]).all()
+    assert loaded.image_size == (32, 32)
+
+
+def test_plain_model_few_classes_any_shape(tmp_path):
+    model = build(num_classes=3, distilled=False, image_size=(32, 48))
+    path = serving.export_saved_model(model, tmp_path, processor=ImageProcessor((32, 48)))
+    loaded = serving.load_saved_model(path)
+    assert path == tmp_path / "deit_test" / "1"
+    assert set(loaded.signatures) >= {"images", "serving_default"} and "heads" not in loaded.signatures
+    outputs = loaded.run("serving_default", [encode(photographs()[0])])
+    assert sorted(outputs["top_k_labels"][0].tolist()) == [b"0", b"1", b"2"]
+    assert serving.read_report(path)["compared_on"] == "noise"
+
+
+def test_mixed_precision_is_exported_in_float32(model, images, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    plain = build()
+    plain.set_weights(mixed.get_weights())
+    path = serving.export_saved_model(mixed, tmp_path, processor=PROCESSOR, images=images)
+    assert largest(mixed(images), plain(images)) > 10 * TOLERANCE
+    assert largest(serving.load_saved_model(path)(images), plain(images)) < TOLERANCE
+
+
+def test_existing_version_is_not_touched(exported, model):
+    before = files(exported.parents[2])
+    with pytest.raises(FileExistsError, match="Take the next `version`"):
+        serving.export_saved_model(model, exported.parents[1], processor=PROCESSOR, version=3, name="digits")
+    assert files(exported.parents[2]) == before
+
+
+def test_tracked_model_is_refused(model, images, tmp_path):
+    write_tracked(model, tmp_path)
+    signature = tf.saved_model.load(str(tmp_path)).signatures["images"]
+    assert largest(signature(images=tf.constant(images))["logits"], model(images)) < TOLERANCE  # it looks right
+    with pytest.raises(ExportError, match=r"(?s)fails in a C\+\+ session.*Could not find variable"):
+        serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
+
+
+def test_weights_written_twice_are_refused(model, images, tmp_path):
+    module = tf.Module()
+    module.weights = [v.value for v in model.variables]
+    module.again = [tf.Variable(v.value) for v in model.variables]
+    tf.saved_model.save(module, str(tmp_path), signatures=serving._signatures(model, PROCESSOR, LABELS, 5))
+    with pytest.raises(ExportError, match="twice"):
+        serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
+
+
+@pytest.mark.parametrize(
+    "layer, match", [("head", "signature images: logits differ|do not follow"), ("head_dist", "differ|do not follow")]
+)
+def test_other_weights_are_refused(exported, model, images, layer, match):
+    kernel = model.get_layer(layer).kernel
+    before = kernel.numpy()
+    kernel.assign(before * 1.001)
+    try:
+        with pytest.raises(ExportError, match=match):
+            serving.verify_saved_model(exported, model, images, PROCESSOR)
+    finally:
+        kernel.assign(before)
+    assert serving.verify_saved_model(exported, model, images, PROCESSOR)["images"]["max_difference"] < TOLERANCE
+
+
+def test_swapped_heads_are_refused(exported, model, images):
+    """Their mean, and with it every other signature, stays as it is."""
+    first, second = model.get_layer("head").bias, model.get_layer("head_dist").bias
+    before = first.numpy(), second.numpy()
+    first.assign(before[0] + 0.01)
+    second.assign(before[1] - 0.01)
+    try:
+        with pytest.raises(ExportError, match="signature heads, cls: logits differ"):
+            serving.verify_saved_model(exported, model, images, PROCESSOR)
+    finally:
+        first.assign(before[0])
+        second.assign(before[1])
+
+
+def test_other_labels_are_refused(exported, model, images, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    copy.joinpath("assets/labels.txt").write_text("\n".join(reversed(LABELS)), encoding="utf-8")
+    with pytest.raises(ExportError, match="top_k_labels do not follow"):
+        serving.verify_saved_model(copy, model, images, PROCESSOR)
+
+
+def test_missing_weights_are_refused(exported, images):
+    with pytest.raises(ExportError, match="some are missing"):
+        serving.verify_saved_model(exported, build(depth=3), images, PROCESSOR)
+
+
+def test_a_fixed_batch_is_refused(model, images, tmp_path):
+    signatures = serving._signatures(model, PROCESSOR, LABELS, 5)
+    spec = tf.TensorSpec((len(images), 32, 32, 3), tf.float32, name="images")
+    signatures["images"] = tf.function(signatures["images"].python_function, input_signature=[spec])
+    write_signatures(model, tmp_path, signatures)
+    with pytest.raises(ExportError, match="fails in a C\\+\\+ session"):
+        serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
+
+
+def test_another_preprocessing_is_refused(exported, model, images):
+    with pytest.raises(ExportError, match="serving_default"):
+        serving.verify_saved_model(exported, model, images, ImageProcessor(32, crop_ratio=1.0))
+
+
+def test_missing_signature_and_missing_folder_are_refused(exported, model, images, tmp_path):
+    signatures = serving._signatures(model, PROCESSOR, LABELS, 5)
+    del signatures["heads"]
+    write_signatures(model, tmp_path, signatures)
+    with pytest.raises(ExportError, match="no signature 'heads'"):
+        serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
+    with pytest.raises(ExportError, match="does not load"):
+        serving.load_saved_model(tmp_path / "nowhere")
+
+
+def test_failed_verification_leaves_nothing(model, tmp_path, monkeypatch):
+    tmp_path.joinpath("mine").write_text("kept")
+    monkeypatch.setattr(serving, "write_saved_model", write_tracked)
+    with pytest.raises(ExportError):
+        serving.export_saved_model(model, tmp_path / "new" / "base", processor=PROCESSOR)
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"labels": LABELS[:9]},
+        {"labels": [*LABELS[:9], "two\nlines"]},
+        {"labels": [*LABELS[:9], ""]},
+        {"name": "a/b"},
+        {"version": 0},
+        {"version": "2"},
+        {"top_k": 0},
+        {"processor": ImageProcessor(224)},
+        {"images": np.zeros((2, 16, 16, 3), "float32")},
+        {"images": np.zeros((0, 32, 32, 3), "float32")},
+    ],
+)
+def test_bad_arguments_are_named(model, tmp_path, argument):
+    (name,) = argument
+    with pytest.raises(ValueError, match=f"`{name}`.*Received"):
+        serving.export_saved_model(model, tmp_path, **{"processor": PROCESSOR, **argument})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_distiller_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="export `.student`"):
+        serving.export_saved_model(deit_tf.Distiller(model, kind="none"), tmp_path, processor=PROCESSOR)
+
+
+def test_report_is_json(exported):
+    text = exported.joinpath("assets.extra", "verification.json").read_text()
+    assert json.loads(text) == serving.read_report(exported)
+
+
+def test_script(model, tmp_path, monkeypatch, capsys):
+    model.save(tmp_path / "student.keras")
+    tmp_path.joinpath("names.txt").write_text("\n".join(LABELS), encoding="utf-8")
+    arguments = [tmp_path / "student.keras", "--out", tmp_path / "served", "--version", 2]
+    monkeypatch.setattr("sys.argv", [str(a) for a in (SCRIPT, *arguments, "--labels", tmp_path / "names.txt")])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    (path,) = tmp_path.glob("served/*/2")
+    assert serving.load_saved_model(path).labels == LABELS
+    printed = capsys.readouterr().out
+    assert printed.startswith(str(path)) and "on noise" in printed and "heads" in printed
+    with pytest.raises(SystemExit, match="Not exported: .*exists"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
