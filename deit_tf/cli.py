@@ -22,9 +22,12 @@ console = Console()
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends with one line on stderr and status 2."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[RichHandler(show_path=False, show_time=False)])
+    logging.basicConfig(
+        format="%(message)s", level=logging.INFO, handlers=[RichHandler(show_path=False, show_time=False)]
+    )
     logging.getLogger("absl").setLevel(logging.WARNING)
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed = parser.instantiate(parser.parse_args(arguments))
     command = _COMMANDS[parsed.command]
     try:
         command(parsed[parsed.command])

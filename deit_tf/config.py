@@ -221,8 +221,8 @@ class TeacherConfig:
     """The convnet that `deit-tf train-teacher` trains on the same data.
 
     Args:
-        name: A RegNetY by timm's name, such as `regnety_002`, or `keras:NAME` for a network of
-            keras.applications, such as `keras:ResNet50`.
+        name: A RegNetY by timm's name, such as `regnety_160`, the paper's; a ResNet for small images,
+            such as `resnet20`; or `keras:NAME` for a network of keras.applications.
         weights: `imagenet` starts a keras.applications network from its published weights;
             null starts from scratch.
         image_size: Height and width in pixels, or one number for a square; the student's by default.

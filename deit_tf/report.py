@@ -20,7 +20,16 @@ def compare(runs: Sequence[str]) -> Table:
         FileNotFoundError: If a folder holds no finished run.
     """
     table = Table(title=None)
-    for column in ("run", "model", "learns from", "parameters", *_ACCURACIES.values(), "like teacher", "of images", "seconds"):
+    for column in (
+        "run",
+        "model",
+        "learns from",
+        "parameters",
+        *_ACCURACIES.values(),
+        "like teacher",
+        "of images",
+        "seconds",
+    ):
         table.add_column(column, justify="left" if column in ("run", "model", "learns from") else "right")
     for run in runs:
         file = Path(run) / "summary.json"

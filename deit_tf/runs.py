@@ -1,11 +1,11 @@
 """A run directory: what training leaves behind, and how it is found again.
 
-    config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
-    labels.txt     class names, one per line, by label
-    student.keras  or teacher.keras: the model
-    metrics.jsonl  one line per epoch
-    tensorboard/   the same as curves
-    summary.json   what the final evaluation gave
+config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
+labels.txt     class names, one per line, by label
+student.keras  or teacher.keras: the model
+metrics.jsonl  one line per epoch
+tensorboard/   the same as curves
+summary.json   what the final evaluation gave
 """
 
 import json
@@ -57,7 +57,9 @@ class Run:
             _, held_out = open_sources(replace(self.config.data, verify=False, batch_size=SAMPLES))
         except (FileNotFoundError, ValueError):
             return None
-        images, _ = next(eval_dataset(held_out, self.config.data, self.processor).unbatch().batch(SAMPLES).as_numpy_iterator())
+        images, _ = next(
+            eval_dataset(held_out, self.config.data, self.processor).unbatch().batch(SAMPLES).as_numpy_iterator()
+        )
         return images
 
 
@@ -106,7 +108,11 @@ def load_teacher(name: str, labels: tuple[str, ...]) -> Teacher:
 
 
 def read_config(path: str | Path) -> TrainConfig:
-    """Read a config file; unknown keys are errors."""
+    """Read a config file.
+
+    Raises:
+        jsonargparse.ArgumentError: For an unknown key or a value of the wrong type, which it names.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, as_group=False)
     return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Size, TeacherConfig, Triple
 from deit_tf.models.regnet import create_regnety
+from deit_tf.models.resnet import RESNET, create_resnet
 
 
 class Teacher:
@@ -186,8 +187,11 @@ def build_teacher(
     """
     if not config.name.startswith("keras:"):
         if config.weights:
-            raise ValueError(f"`teacher.weights` is for keras:NAME networks. Received {config.weights!r} for {config.name}")
-        return create_regnety(config.name, num_classes=num_classes, image_size=image_size)
+            raise ValueError(
+                f"`teacher.weights` is for keras:NAME networks. Received {config.weights!r} for {config.name}"
+            )
+        create = create_resnet if config.name in RESNET else create_regnety
+        return create(config.name, num_classes=num_classes, image_size=image_size)
     constructor, wanted = application(config.name.removeprefix("keras:"))
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = keras.Input((height, width, 3), name="image")

@@ -71,7 +71,8 @@ def draw_mix(seed: tf.Tensor, size: tuple[int, int] | tf.Tensor, config: Augment
     lam_cutmix = _beta(seeds[2], config.cutmix) if config.cutmix else one
     center = tf.cast(uniform[2:] * tf.cast(size, tf.float32), tf.int32)
     box = cutmix_box(lam_cutmix, center, size)
-    lam_box = 1.0 - tf.cast((box[2] - box[0]) * (box[3] - box[1]), tf.float64) / tf.cast(tf.reduce_prod(size), tf.float64)
+    pixels = tf.cast(tf.stack([(box[2] - box[0]) * (box[3] - box[1]), tf.reduce_prod(size)]), tf.float64)
+    lam_box = 1.0 - pixels[0] / pixels[1]
     lam = tf.where(cutmix, lam_box, tf.where(mixed, lam_mixup, one))
     return {"lam": tf.cast(lam, tf.float32), "cutmix": cutmix, "box": box}
 
@@ -113,13 +114,12 @@ def apply_mix(images: tf.Tensor, labels: tf.Tensor, drawn: dict[str, tf.Tensor])
     """Mix float32 [B, H, W, 3] and labels [B, C] with the reversed batch, as drawn by `draw_mix`."""
     mixup, cutmix = _layers()
     inputs = {"images": images, "labels": labels, **drawn}
-    mixed = tf.cond(drawn["cutmix"], lambda: cutmix._batch_augment(inputs), lambda: mixup._batch_augment(inputs))
+    branches = [functools.partial(layer._batch_augment, inputs) for layer in (cutmix, mixup)]
+    mixed = tf.cond(drawn["cutmix"], *branches)
     return mixed["images"], mixed["labels"]
 
 
-def mix(
-    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, config: AugmentConfig
-) -> tuple[tf.Tensor, tf.Tensor]:
+def mix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """Mix a batch by mixup or CutMix, or leave it, as `config` and the seed decide.
 
     Args:

@@ -69,7 +69,7 @@ def train_dataset(
         else:
             items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
         items = items.take(steps * data.batch_size)
-        items = items.skip(tf.where(epoch == first_epoch, skipped, 0) * data.batch_size)
+        items = items.skip(tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0))
         return items.map(lambda item: item | {"epoch": epoch})
 
     def draw(item):

@@ -18,7 +18,7 @@ from deit_tf.data.preprocess import decode_image
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 EVAL_FOLDERS = ("val", "validation", "valid", "test")
 NAMED = 5  # files named in a report
 
@@ -151,35 +151,38 @@ def _scan(folder: Path, verify: bool) -> dict[str, list[Path]]:
     other = [path for paths in files.values() for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES]
     _report(other, folder, f"have none of the endings {' '.join(IMAGE_SUFFIXES)}")
     images = {name: [path for path in paths if path not in set(other)] for name, paths in files.items()}
+    if not images:
+        raise ValueError(f"{folder} has no class folders. Put the images of each class into a folder named after it.")
     if verify:
         corrupt = _corrupt([path for paths in images.values() for path in paths])
         _report(corrupt, folder, "cannot be decoded")
         images = {name: [path for path in paths if path not in set(corrupt)] for name, paths in images.items()}
-    if not images:
-        raise ValueError(f"{folder} has no class folders. Put the images of each class into a folder named after it.")
     if empty := [name for name, paths in images.items() if not paths]:
-        raise ValueError(f"No images in class folder {folder / empty[0]}. Add some ({' '.join(IMAGE_SUFFIXES)}) or remove it.")
+        raise ValueError(
+            f"No images in class folder {folder / empty[0]}. Add some ({' '.join(IMAGE_SUFFIXES)}) or remove it."
+        )
     return images
 
 
 def _corrupt(paths: Sequence[Path]) -> list[Path]:
     """The files that the training pipeline could not decode."""
 
-    def decodes(index, path):
-        image = decode_image(tf.io.read_file(path))
-        with tf.control_dependencies([image]):
-            return tf.identity(index)
+    def decoded_shape(index, path):
+        return index, tf.shape(decode_image(tf.io.read_file(path)))  # a result without the shape would not decode
 
-    data = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).enumerate()
-    data = data.map(decodes, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    good = {int(index) for index in track(data.as_numpy_iterator(), "Checking images", total=len(paths), transient=True)}
+    data = tf.data.Dataset.from_tensor_slices(tf.constant([str(path) for path in paths], tf.string)).enumerate()
+    data = data.map(decoded_shape, tf.data.AUTOTUNE).ignore_errors()
+    batches = track(data.as_numpy_iterator(), "Checking images", total=len(paths), transient=True)
+    good = {int(index) for index, _ in batches}
     return [path for i, path in enumerate(paths) if i not in good]
 
 
 def _report(paths: Sequence[Path], folder: Path, what: str) -> None:
     if paths:
         named = ", ".join(str(path.relative_to(folder)) for path in paths[:NAMED])
-        log.warning("Left out %d files of %s that %s: %s%s", len(paths), folder, what, named, ", ..." * (len(paths) > NAMED))
+        log.warning(
+            "Left out %d files of %s that %s: %s%s", len(paths), folder, what, named, ", ..." * (len(paths) > NAMED)
+        )
 
 
 def _hold_out(files: dict[str, list[Path]], share: float) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -200,7 +203,9 @@ def _files(name: str, class_names: tuple[str, ...], files: dict[str, list[Path]]
     return _in_memory(name, class_names, paths, labels, tf.io.read_file)
 
 
-def _in_memory(name: str, class_names: tuple[str, ...], items: Sequence, labels: Sequence[int], load=tf.identity) -> Source:
+def _in_memory(
+    name: str, class_names: tuple[str, ...], items: Sequence, labels: Sequence[int], load=tf.identity
+) -> Source:
     """A source over a list of files or of their contents; any permutation is exact."""
     if not items:
         raise ValueError(f"{name} has no images.")

@@ -1,0 +1,71 @@
+"""Every file in configs/ is a run that can start; recipes fill what a config leaves open."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deit_tf.config import RECIPES, AugmentConfig, StudentConfig, TrainConfig
+from deit_tf.models import VARIANTS
+from deit_tf.optim import scaled_lr
+from deit_tf.runs import read_config, write_config
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_file(path, tmp_path):
+    config = read_config(path)
+    assert config.model.name in VARIANTS
+    assert config.epochs > config.optim.warmup_epochs
+    assert config.optim.min_lr < scaled_lr(config.optim, config.data.batch_size)
+    head = path.read_text().split("\n\n")[0]
+    assert head.startswith("# ") and "deit-tf train" in head or "make demo" in head, (
+        "the head comment gives the command"
+    )
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_papers_rows_are_there():
+    names = {path.stem for path in CONFIGS}
+    for size in ("tiny", "small", "base"):
+        assert {f"deit_{size}", f"deit_{size}_distilled"} <= names
+
+
+def test_recipes_say_everything():
+    for recipe, values in RECIPES.items():
+        assert set(values) == {f.name for f in fields(AugmentConfig)} - {"recipe"}, recipe
+
+
+def test_a_config_overrides_its_recipe():
+    resolved = AugmentConfig("light", scale=(0.3, 1.0), mixup=0.0).resolve()
+    assert resolved.scale == (0.3, 1.0)
+    assert resolved.label_smoothing == RECIPES["light"]["label_smoothing"]
+    assert resolved.resolve() == resolved
+
+
+def test_the_papers_recipe():
+    deit = AugmentConfig().resolve()
+    assert (deit.auto_augment, deit.random_erasing, deit.mixup, deit.cutmix, deit.repeats) == (
+        "rand-m9-mstd0.5-inc1", 0.25, 0.8, 1.0, 3,
+    )  # fmt: skip
+
+
+def test_overrides_are_what_is_set():
+    assert StudentConfig(depth=3).overrides() == {"depth": 3, "drop_path_rate": 0.1}
+
+
+@pytest.mark.parametrize("content", [{"modle": {"name": "x"}}, {"optim": {"lrr": 1}}, {"epochs": "many"}])
+def test_unknown_keys_and_wrong_types_are_errors(content, tmp_path):
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(Exception, match="modle|lrr|epochs"):
+        read_config(tmp_path / "bad.yaml")
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    # Plain YAML reads 1e-3 as a string.
+    (tmp_path / "lr.yaml").write_text("optim: {lr: 1e-3}")
+    assert read_config(tmp_path / "lr.yaml") == TrainConfig(optim=read_config(tmp_path / "lr.yaml").optim)
+    assert read_config(tmp_path / "lr.yaml").optim.lr == 0.001

@@ -1,0 +1,185 @@
+"""The commands, as a user runs them: teacher, student, evaluation, comparison, and their refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from deit_tf.cli import main
+from deit_tf.runs import load_run, read_config
+
+CONFIG = Path(__file__).parent.parent / "configs" / "demo_digits.yaml"
+QUICK = ["--config", str(CONFIG), "--epochs", "1", "--optim.warmup_epochs", "0.5", "--data.batch_size", "128"]
+TEACHER = ["--teacher.epochs", "1", "--teacher.optim.warmup_epochs", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    main(["train-teacher", *QUICK, *TEACHER, "--out", str(folder / "teacher")])
+    student = [*QUICK, "--distill.teacher", str(folder / "teacher")]
+    main(["train", *student, "--out", str(folder / "distilled")])
+    main(["train", *student, "--out", str(folder / "again")])
+    main(["train", *student, "--out", str(folder / "undistilled"), "--distill.kind", "none"])
+    return folder
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_directory(runs):
+    run = runs / "distilled"
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "labels.txt", "metrics.jsonl", "student.keras", "summary.json", "tensorboard",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1]
+    for name in (
+        "loss",
+        "base_loss",
+        "distillation_loss",
+        "accuracy",
+        "accuracy_cls",
+        "accuracy_dist",
+        "teacher_agreement",
+    ):
+        assert {name, f"val_{name}"} <= set(lines[0])
+    assert summary(run)["evaluation"]["accuracy"] == lines[0]["val_accuracy"]
+    assert list((run / "tensorboard").rglob("events*"))
+    config = read_config(run / "config.yaml")
+    assert config.augment.hflip == 0.0 and config.augment.label_smoothing == 0.1
+    assert (run / "labels.txt").read_text().split() == list("0123456789")
+
+
+def test_the_same_seed_trains_the_same_student(runs):
+    a, b = (load_run(runs / name).model.get_weights() for name in ("distilled", "again"))
+    for x, y in zip(a, b, strict=True):
+        # Sums over threads may differ in their last bit; the runs have 11 steps.
+        np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+def test_evaluate_agrees_with_training(runs, capsys):
+    main(["evaluate", str(runs / "distilled"), "--json"])
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    trained = summary(runs / "distilled")["evaluation"]
+    assert figures["images"] == 360
+    # A tie in a logit's last bit would move one image of 360.
+    assert figures["top1"] == pytest.approx(trained["accuracy"], abs=1 / 360)
+    assert figures["top1_dist"] == pytest.approx(trained["accuracy_dist"], abs=1 / 360)
+    assert figures["top5"] >= figures["top1"]
+
+
+def test_every_form_of_a_model_evaluates_alike(runs, capsys):
+    from deit_tf.serving import export_saved_model
+    from deit_tf.tflite import export_tflite
+
+    run = load_run(runs / "distilled")
+    out = runs / "distilled" / "export"
+    saved = export_saved_model(run.model, out, processor=run.processor, labels=run.labels)
+    export_tflite(run.model, out / "student.tflite", images=run.samples)
+    results = []
+    for path in (runs / "distilled" / "student.keras", saved, out / "student.tflite"):
+        main(["evaluate", str(path), "--json"])
+        results.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+    assert results[0]["images"] == 360
+    for other in results[1:]:
+        assert (other["images"], other["top1"], other["top5"]) == tuple(
+            results[0][k] for k in ("images", "top1", "top5")
+        )
+
+
+def test_evaluate_on_another_folder(runs, tmp_path, capsys):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    for i in range(20):
+        file = tmp_path / str(scans.target[i]) / f"{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.uint8(scans.images[i] * 15.9375)).save(file)
+    main(["evaluate", str(runs / "distilled"), "--source", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["images"] == 20
+    (tmp_path / "0").rename(tmp_path / "zero")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(runs / "distilled"), "--source", str(tmp_path)])
+    assert "does not know these classes of the data: zero" in capsys.readouterr().err
+
+
+def test_compare_and_models(runs, capsys):
+    main(["compare", str(runs / "teacher"), str(runs / "undistilled"), str(runs / "distilled")])
+    text = capsys.readouterr().out
+    assert "teacher" in text and f"{100 * summary(runs / 'distilled')['evaluation']['accuracy_cls']:.1f}" in text
+    main(["models"])
+    assert "5,910,800" in capsys.readouterr().out
+
+
+def test_processor_and_samples_of_a_run(runs):
+    run = load_run(runs / "distilled")
+    assert run.processor.crop_ratio == 1.0 and run.processor.size == (32, 32)
+    assert run.samples.shape == (32, 32, 32, 3)
+    assert load_run(runs / "teacher" / "teacher.keras").name == "teacher"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "--out", "{runs}/distilled"], "holds a finished run"),
+        (["train", "--model.name", "deit_tset"], "Did you mean 'deit_test'"),
+        (["train", "--distill.teacher", "{runs}/nobody"], "is no run directory"),
+        (["train", "--distill.teacher", "null"], "needs a teacher"),
+        (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
+        (["train", "--data.batch_size", "5000"], "lies between 1 and the 1437"),
+        (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=8"),
+        (["train-teacher", "--teacher.name", "regnety_999"], "Unknown network"),
+        (["train-teacher", "--teacher.name", "keras:ResNet51"], "no network 'ResNet51'"),
+        (["evaluate", "{runs}/nothing"], "lies in no run"),
+        (["compare", "{runs}"], "no finished run"),
+    ],
+)
+def test_refusals(runs, tmp_path, capsys, arguments, message):
+    out = [] if "--out" in arguments or arguments[0] in ("evaluate", "compare") else ["--out", str(tmp_path / "out")]
+    config = QUICK if arguments[0].startswith("train") else []
+    with pytest.raises(SystemExit) as stop:
+        main([arguments[0], *config, *(a.format(runs=runs) for a in arguments[1:]), *out])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_settings_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--optim.wd", "1"])
+    assert "--optim.wd" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_saves_no_model(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *QUICK, "--distill.kind", "none", "--optim.lr", "1e30", "--out", str(tmp_path / "out")])
+    assert "No model was saved" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.keras"))
+
+
+def test_a_teacher_of_keras_applications_trains(tmp_path):
+    main(
+        ["train-teacher", *QUICK, *TEACHER, "--teacher.name", "keras:MobileNetV2", "--data.batch_size", "700",
+         "--out", str(tmp_path / "teacher")]
+    )  # fmt: skip
+    model = keras.saving.load_model(tmp_path / "teacher" / "teacher.keras")
+    assert model.output_shape == (None, 10)
+    # Normalised images of pixels 0 and 255 reach MobileNetV2 as -1 and 1.
+    black = (0.0 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    inner = keras.Model(model.input, model.get_layer("renormalize").output)
+    np.testing.assert_allclose(inner(np.broadcast_to(black, (1, 32, 32, 3)).astype("float32")), -1, atol=1e-5)
+
+
+def test_config_out_is_what_the_flags_say(runs):
+    assert read_config(runs / "distilled" / "config.yaml").out == str(runs / "distilled")
+    assert read_config(runs / "undistilled" / "config.yaml") == replace(
+        read_config(runs / "distilled" / "config.yaml"),
+        out=str(runs / "undistilled"),
+        distill=replace(read_config(runs / "distilled" / "config.yaml").distill, kind="none"),
+    )
