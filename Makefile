@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := --config configs/demo_digits.yaml --overwrite
 
 .PHONY: demo test lint bench clean

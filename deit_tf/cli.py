@@ -17,7 +17,8 @@ from deit_tf.models import VARIANTS, create_model
 from deit_tf.report import compare
 from deit_tf.train import train, train_teacher
 
-console = Console()
+# A pipe has no width: enough for the widest table.
+console = Console(width=None if sys.stdout.isatty() else 100)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

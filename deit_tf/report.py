@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
-_ACCURACIES = {"accuracy": "top-1", "accuracy_cls": "class head", "accuracy_dist": "dist. head"}
+# column: field of the evaluation
+_SHARES = {"top-1": "accuracy", "cls head": "accuracy_cls", "dist head": "accuracy_dist", "as teacher": "teacher_agreement"}
 
 
 def compare(runs: Sequence[str]) -> Table:
@@ -15,22 +17,14 @@ def compare(runs: Sequence[str]) -> Table:
     Args:
         runs: Run directories.
     Returns:
-        A table with a row per run.
+        A table with a row per run: kind of distillation, top-1 of the model and of its heads, agreement with the teacher,
+        images it was evaluated on, seconds of training.
     Raises:
         FileNotFoundError: If a folder holds no finished run.
     """
-    table = Table(title=None)
-    for column in (
-        "run",
-        "model",
-        "learns from",
-        "parameters",
-        *_ACCURACIES.values(),
-        "like teacher",
-        "of images",
-        "seconds",
-    ):
-        table.add_column(column, justify="left" if column in ("run", "model", "learns from") else "right")
+    table = Table("run", "kind", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("weights", *_SHARES, "images", "seconds"):
+        table.add_column(column, justify="right")
     for run in runs:
         file = Path(run) / "summary.json"
         if not file.is_file():
@@ -41,16 +35,10 @@ def compare(runs: Sequence[str]) -> Table:
 
 def _row(name: str, summary: dict) -> list[str]:
     figures = summary["evaluation"]
-    source = {"teacher": "labels", "none": "labels"}.get(summary["kind"], f"labels, teacher ({summary['kind']})")
-    return [
-        name,
-        summary["model"],
-        source,
-        f"{summary['parameters']:,}",
-        *(_percent(figures.get(key)) for key in (*_ACCURACIES, "teacher_agreement")),
-        str(summary["evaluation_images"]),
-        f"{summary['training_seconds']:.0f}",
-    ]
+    weights = f"{summary['parameters'] / 1e6:.2f} M"
+    shares = [_percent(figures.get(field)) for field in _SHARES.values()]
+    images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
+    return [name, summary["kind"], weights, *shares, images, seconds]
 
 
 def _percent(share: float | None) -> str:

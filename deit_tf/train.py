@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import Size, TrainConfig
+from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, steps_per_epoch, train_dataset
 from deit_tf.distill import Distiller
 from deit_tf.models import create_model
@@ -137,6 +137,7 @@ def _fit(
         epochs=config.epochs,
         steps_per_epoch=steps_per_epoch(training, config.data.batch_size),
         validation_data=evaluation,
+        shuffle=False,  # the data set does it
         verbose=verbose,
         callbacks=[
             keras.callbacks.TerminateOnNaN(),

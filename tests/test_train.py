@@ -119,8 +119,8 @@ def test_compare_and_models(runs, capsys):
 
 def test_processor_and_samples_of_a_run(runs):
     run = load_run(runs / "distilled")
-    assert run.processor.crop_ratio == 1.0 and run.processor.size == (32, 32)
-    assert run.samples.shape == (32, 32, 32, 3)
+    assert run.processor.crop_ratio == 1.0 and run.processor.size == (16, 16)
+    assert run.samples.shape == (32, 16, 16, 3)
     assert load_run(runs / "teacher" / "teacher.keras").name == "teacher"
 
 
@@ -133,7 +133,7 @@ def test_processor_and_samples_of_a_run(runs):
         (["train", "--distill.teacher", "null"], "needs a teacher"),
         (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
         (["train", "--data.batch_size", "5000"], "lies between 1 and the 1437"),
-        (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=8"),
+        (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=4"),
         (["train-teacher", "--teacher.name", "regnety_999"], "Unknown network"),
         (["train-teacher", "--teacher.name", "keras:ResNet51"], "no network 'ResNet51'"),
         (["evaluate", "{runs}/nothing"], "lies in no run"),
@@ -166,6 +166,7 @@ def test_a_loss_that_is_not_finite_saves_no_model(tmp_path, capsys):
 def test_a_teacher_of_keras_applications_trains(tmp_path):
     main(
         ["train-teacher", *QUICK, *TEACHER, "--teacher.name", "keras:MobileNetV2", "--data.batch_size", "700",
+         "--teacher.image_size", "32",
          "--out", str(tmp_path / "teacher")]
     )  # fmt: skip
     model = keras.saving.load_model(tmp_path / "teacher" / "teacher.keras")

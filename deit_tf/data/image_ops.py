@@ -396,8 +396,12 @@ def _resize_lines(lines: tf.Tensor, size: int) -> tf.Tensor:
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resize uint8 [H, W, 3] to uint8 [*size, 3] bicubically, antialiased where it shrinks (Image.resize).
 
-    Error: at most 2 levels, mean 0.004. It is a product with a banded matrix per axis,
-    in small dense blocks: more exact than tf.image.resize, and 1.4 instead of 1.9 CPU-ms per crop.
+    A product with a banded matrix per axis, in small dense blocks: closer to Pillow than
+    tf.image.resize (mean error 0.18), and 1.4 instead of 1.9 CPU-ms per crop. Error: at most 2 levels,
+    mean below 0.01.
+
+    Differs: the horizontal pass always comes first, and is rounded. Pillow 13 begins with the vertical
+    one where that is cheaper: mean difference 0.2.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     columns = _float(tf.reshape(tf.transpose(image, [1, 0, 2]), [width, height * 3]))

@@ -209,8 +209,13 @@ class PatchEmbed(keras.layers.Layer):
         grid = self.proj(image)  # [B, H/P, W/P, D]
         return ops.reshape(grid, (-1, grid.shape[1] * grid.shape[2], self.embed_dim))
 
+    def grid(self, shape) -> tuple[int, int]:
+        """Rows and columns of patches in images of shape [B, H, W, 3]."""
+        return shape[1] // self.patch_size, shape[2] // self.patch_size
+
     def compute_output_shape(self, shape):
-        return (shape[0], (shape[1] // self.patch_size) * (shape[2] // self.patch_size), self.embed_dim)
+        rows, columns = self.grid(shape)
+        return (shape[0], rows * columns, self.embed_dim)
 
     def get_config(self):
         return {**super().get_config(), "patch_size": self.patch_size, "embed_dim": self.embed_dim}
@@ -258,3 +263,60 @@ class Tokens(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "distilled": self.distilled}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class MaskPatches(keras.layers.Layer):
+    """Put one learned token in the place of the masked patches.
+
+    Call arguments:
+        patches: [B, N, D].
+        mask: bool [B, N], true where a patch is hidden.
+    Returns:
+        [B, N, D].
+    Source: SimMIM (Xie et al. 2022), section 3.1; microsoft/SimMIM models/simmim.py.
+    """
+
+    def build(self, patches_shape, mask_shape=None):
+        width = patches_shape[-1]
+        self.mask_token = self.add_weight(
+            (1, 1, width), keras.initializers.RandomNormal(stddev=LINEAR_STD), name="mask_token"
+        )
+
+    def call(self, patches, mask):
+        token = ops.cast(self.mask_token, patches.dtype)
+        return ops.where(mask[..., None], token, patches)
+
+    def compute_output_shape(self, patches_shape, mask_shape=None):
+        return patches_shape
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class PixelShuffle(keras.layers.Layer):
+    """Spread the channels of a coarse grid over pixels, as torch.nn.PixelShuffle does.
+
+    Args:
+        scale: Pixels per cell and axis.
+    Call arguments:
+        x: [B, h, w, C * scale * scale], channels in torch's order (channel, row, column); TensorFlow's
+            depth_to_space has (row, column, channel).
+    Returns:
+        [B, h * scale, w * scale, C].
+    """
+
+    def __init__(self, scale: int, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, x):
+        rows, columns, depth = x.shape[1:]
+        channels = depth // self.scale**2
+        x = ops.reshape(x, (-1, rows, columns, channels, self.scale, self.scale))
+        x = ops.transpose(x, (0, 1, 4, 2, 5, 3))  # [B, h, scale, w, scale, C]
+        return ops.reshape(x, (-1, rows * self.scale, columns * self.scale, channels))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] * self.scale, shape[2] * self.scale, shape[3] // self.scale**2)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}

@@ -1,0 +1,107 @@
+"""What a DeiT computes on the way to its logits: tokens, hidden states, attention maps and their rollout.
+
+Both models share the layers of the one they are made from. Hugging Face calls the same things
+`output_hidden_states` and `output_attentions`; rollout is Abnar & Zuidema 2020, section 3.
+"""
+
+import keras
+from keras import ops
+
+from deit_tf.models.layers import Block, Tokens
+
+
+def features(model: keras.Model) -> keras.Model:
+    """Give the tokens of a DeiT as outputs, for retrieval, linear probes and inspection.
+
+    Args:
+        model: From build_deit or create_model.
+    Returns:
+        A model from the same images to `tokens` [B, N, D] after the final norm; `cls` [B, D] and, of a
+        distilled model, `dist` [B, D], the first of these tokens; `hidden_states` [B, depth + 1, N, D],
+        the embeddings and then what each block gives, before the final norm, as Hugging Face orders
+        them. For one output alone, which needs less memory: `keras.Model(f.input, f.output["cls"])`.
+    Raises:
+        ValueError: If `model` is no DeiT classifier.
+    Differs: Hugging Face gives the hidden states as a tuple; here they are stacked, for SavedModel.
+    """
+    tokens, blocks = _trunk(model, "features")
+    final = model.get_layer("norm").output  # [B, N, D]
+    outputs = {"tokens": final, "cls": final[:, 0]}
+    if tokens.distilled:
+        outputs["dist"] = final[:, 1]
+    outputs["hidden_states"] = ops.stack([tokens.output, *(block.output for block in blocks)], axis=1)
+    return keras.Model(model.input, outputs, name=f"{model.name}_features")
+
+
+def attention_maps(model: keras.Model) -> keras.Model:
+    """Give the attention weights of every block, and where they come from in the image.
+
+    Args:
+        model: From build_deit or create_model.
+    Returns:
+        A model from the same images to `attentions` [B, depth, h, N, N], whose rows (queries) sum to 1,
+        and `rollout` [B, H/P, W/P], non-negative and summing to 1: the share of each patch in the class
+        token, or in the mean of class and distillation token. Save or export it with `export`; `.keras`
+        files are for `model` itself.
+    Raises:
+        ValueError: If `model` is no DeiT classifier.
+    """
+    tokens, blocks = _trunk(model, "attention_maps")
+    inputs = [tokens.output, *(block.output for block in blocks[:-1])]
+    maps = [AttentionWeights(block, name=f"{block.name}.weights")(x) for block, x in zip(blocks, inputs, strict=True)]
+    height, width = model.get_layer("patch_embed").grid(model.input_shape)
+    outputs = {
+        "attentions": ops.stack(maps, axis=1),
+        "rollout": ops.reshape(rollout(maps, tokens.prefix), (-1, height, width)),
+    }
+    return keras.Model(model.input, outputs, name=f"{model.name}_attention_maps")
+
+
+def rollout(attentions, prefix: int):
+    """Follow attention through all blocks, from the prefix tokens down to the patches.
+
+    Args:
+        attentions: One [B, h, N, N] per block, from the first to the last, rows summing to 1.
+        prefix: Tokens before the patches, 1 or 2.
+    Returns:
+        float32 [B, N - prefix], rows summing to 1: mean over the prefix tokens.
+    Source: Abnar & Zuidema 2020: heads averaged, identity added for the residual branch, rows
+        renormalised, matrices multiplied.
+    """
+    flow = None
+    for weights in attentions:
+        mean = ops.mean(ops.cast(weights, "float32"), axis=1)  # [B, N, N]
+        step = mean + ops.eye(mean.shape[-1])
+        step = step / ops.sum(step, axis=-1, keepdims=True)
+        flow = step if flow is None else ops.matmul(step, flow)
+    patches = ops.mean(flow[:, :prefix, prefix:], axis=1)  # [B, N - prefix]
+    return patches / ops.sum(patches, axis=-1, keepdims=True)
+
+
+class AttentionWeights(keras.layers.Layer):
+    """Attention weights [B, h, N, N] of a block that another model owns, from the block's input [B, N, D].
+
+    It has no config: what it shares with the other model would be copied, and no longer be the same.
+    """
+
+    def __init__(self, block: Block, **kwargs):
+        super().__init__(dtype=block.dtype_policy, **kwargs)
+        self.block = block
+
+    def call(self, x):
+        weights, _ = self.block.attn.attend(self.block.norm1(x))
+        return weights
+
+    def compute_output_shape(self, shape):
+        return (shape[0], self.block.num_heads, shape[1], shape[1])
+
+
+def _trunk(model: keras.Model, function: str) -> tuple[Tokens, list[Block]]:
+    layers = {layer.name: layer for layer in model.layers}
+    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
+    if "head" not in layers or not isinstance(layers.get("tokens"), Tokens) or not blocks:
+        raise ValueError(
+            f"`{function}` takes a DeiT classifier as build_deit makes it; of a masked model, load the trunk into one "
+            f"(deit_tf.load_trunk). Received: {model.name}"
+        )
+    return layers["tokens"], blocks

@@ -1,0 +1,82 @@
+"""Masked image modelling (SimMIM, Xie et al. 2022) on the trunk of a DeiT.
+
+The names and the loss are Hugging Face's DeiTForMaskedImageModeling, so that its weights load.
+"""
+
+from dataclasses import replace
+
+import keras
+from keras import ops
+
+from deit_tf import losses
+from deit_tf.config import ModelConfig
+from deit_tf.models.deit import CHANNELS, build_deit
+from deit_tf.models.layers import LINEAR_STD, Block, MaskPatches, PixelShuffle
+from deit_tf.models.variants import model_config
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class MaskedLoss(keras.losses.Loss):
+    """`losses.masked_l1` of `{"image", "mask"}` and a reconstruction, as a share of the replicas' sum."""
+
+    def call(self, y_true, y_pred):
+        """The loss of a batch."""
+        return losses.masked_l1(y_true["image"], y_pred, y_true["mask"])
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class MaskedImageModel(keras.Model):
+    """A functional model from `{"image", "mask"}` to a reconstruction; `fit` needs an optimizer and no loss.
+
+    A data set for `fit` gives the inputs alone: the image is its own target.
+    """
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """L1 on the masked pixels."""
+        return MaskedLoss()(x, y_pred)
+
+
+def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
+    """Build the masked image model that `config` describes.
+
+    Args:
+        config: The model in numbers; `num_classes` plays no part.
+        name: Name of the Keras model.
+    Returns:
+        A model from `image`, float32 [B, H, W, 3], normalised, and `mask`, bool [B, H/P * W/P], true
+        where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3].
+    Raises:
+        ValueError: As `build_deit`.
+    """
+    trunk = build_deit(replace(config, num_classes=1))
+    patch_embed = trunk.get_layer("patch_embed")
+    grid = patch_embed.grid(trunk.input_shape)
+    image = keras.Input(trunk.input_shape[1:], name="image")
+    mask = keras.Input((grid[0] * grid[1],), dtype="bool", name="mask")
+    x = MaskPatches(name="mask_patches")(patch_embed(image), mask)  # [B, N, D]
+    for name_or_block in ("tokens", *(layer.name for layer in trunk.layers if isinstance(layer, Block)), "norm"):
+        x = trunk.get_layer(name_or_block)(x)  # [B, N + 2, D]
+    prefix = trunk.get_layer("tokens").prefix
+    x = ops.reshape(x[:, prefix:], (-1, *grid, config.embed_dim))  # [B, H/P, W/P, D]
+    x = _decoder(config.patch_size)(x)  # [B, H/P, W/P, 3 P P]
+    reconstruction = PixelShuffle(config.patch_size, dtype="float32", name="decoder.1")(x)
+    return MaskedImageModel({"image": image, "mask": mask}, reconstruction, name=name)
+
+
+def create_masked_model(name: str, **overrides) -> keras.Model:
+    """Build a masked image model by the name of its trunk.
+
+    Args:
+        name: One of `list_models()`.
+        **overrides: As of `create_model`, such as `image_size` or `drop_path_rate`.
+    Returns:
+        What `build_masked` returns.
+    """
+    return build_masked(model_config(name, **overrides), name=f"{name}_masked")
+
+
+def _decoder(patch_size: int) -> keras.layers.Layer:
+    init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
+    return keras.layers.Conv2D(
+        CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0"
+    )
