@@ -14,6 +14,7 @@ from rich.table import Table
 from deit_tf.config import TrainConfig
 from deit_tf.evaluate import evaluate
 from deit_tf.models import VARIANTS, create_model
+from deit_tf.preview import preview
 from deit_tf.report import compare
 from deit_tf.train import train, train_teacher
 
@@ -46,6 +47,10 @@ def _train_teacher(arguments: Any) -> None:
     console.print(f"Run: {train_teacher(_config(arguments), arguments.overwrite)}")
 
 
+def _preview(arguments: Any) -> None:
+    console.print(f"Wrote {preview(_config(arguments), arguments.file, arguments.images, arguments.columns)}")
+
+
 def _evaluate(arguments: Any) -> None:
     figures = evaluate(arguments.path, arguments.run, arguments.source, arguments.batch_size)
     if arguments.json:
@@ -76,6 +81,7 @@ def _config(arguments: Any) -> TrainConfig:
 _COMMANDS = {
     "train": _train,
     "train-teacher": _train_teacher,
+    "preview": _preview,
     "evaluate": _evaluate,
     "models": _models,
     "compare": _compare,
@@ -87,6 +93,7 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("train", _training_parser(), help="train a student, with or without a teacher")
     commands.add_subcommand("train-teacher", _training_parser(), help="train a convnet teacher on the same images")
+    commands.add_subcommand("preview", _preview_parser(), help="draw what the student will be fed")
     commands.add_subcommand("evaluate", _evaluation_parser(), help="top-1 and top-5 of a model in any form")
     commands.add_subcommand("models", ArgumentParser(), help="list the models by name")
     compared = ArgumentParser()
@@ -95,11 +102,24 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _training_parser() -> ArgumentParser:
+def _config_parser() -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_argument("--config", action="config", help="a YAML file of the settings below")
     parser.add_class_arguments(TrainConfig, as_group=False)
+    return parser
+
+
+def _training_parser() -> ArgumentParser:
+    parser = _config_parser()
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    return parser
+
+
+def _preview_parser() -> ArgumentParser:
+    parser = _config_parser()
+    parser.add_argument("--file", default="preview.png", help="the PNG file to write")
+    parser.add_argument("--images", type=int, default=24, help="pictures on the sheet, at most a batch")
+    parser.add_argument("--columns", type=int, default=6, help="pictures per row")
     return parser
 
 

@@ -12,10 +12,11 @@ PACKAGE = ROOT / "deit_tf"
 RANKS = [
     {"config"},
     {"checkpoint", "losses", "optim", "data"},
+    {"weights"},
     {"models"},
     {"teachers", "serving", "tflite"},
     {"distill", "runs"},
-    {"train", "evaluate", "report"},
+    {"train", "evaluate", "report", "preview"},
     {"cli"},
 ]
 # Within a rank: the verified SavedModel and the verified .tflite file share their measure of agreement.
