@@ -16,10 +16,11 @@ demo: $(READY)
 	$(BIN)/python export/to_saved_model.py runs/demo/distilled --out runs/demo/export; \
 	$(BIN)/python export/to_tflite.py runs/demo/distilled --out runs/demo/export/student.tflite; \
 	$(BIN)/deit-tf compare runs/demo/teacher runs/demo/undistilled runs/demo/distilled; \
+	$(BIN)/deit-tf report runs/demo/distilled --exports runs/demo/export; \
 	echo "Student: runs/demo/distilled/student.keras   Exports: runs/demo/export   $$(($$(date +%s) - start)) s"
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

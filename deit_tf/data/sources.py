@@ -148,15 +148,15 @@ def _scan(folder: Path, verify: bool) -> dict[str, list[Path]]:
     """Image files by class folder; what is no image is left out and reported."""
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = {entry.name: sorted(path for path in entry.rglob("*") if path.is_file()) for entry in classes}
-    other = [path for paths in files.values() for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES]
-    _report(other, folder, f"have none of the endings {' '.join(IMAGE_SUFFIXES)}")
-    images = {name: [path for path in paths if path not in set(other)] for name, paths in files.items()}
+    other = {path for paths in files.values() for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES}
+    _report(sorted(other), folder, f"have none of the endings {' '.join(IMAGE_SUFFIXES)}")
+    images = {name: [path for path in paths if path not in other] for name, paths in files.items()}
     if not images:
         raise ValueError(f"{folder} has no class folders. Put the images of each class into a folder named after it.")
     if verify:
-        corrupt = _corrupt([path for paths in images.values() for path in paths])
-        _report(corrupt, folder, "cannot be decoded")
-        images = {name: [path for path in paths if path not in set(corrupt)] for name, paths in images.items()}
+        corrupt = set(_corrupt([path for paths in images.values() for path in paths]))
+        _report(sorted(corrupt), folder, "cannot be decoded")
+        images = {name: [path for path in paths if path not in corrupt] for name, paths in images.items()}
     if empty := [name for name, paths in images.items() if not paths]:
         raise ValueError(
             f"No images in class folder {folder / empty[0]}. Add some ({' '.join(IMAGE_SUFFIXES)}) or remove it."
