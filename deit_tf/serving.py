@@ -40,7 +40,7 @@ def export_saved_model(
     """Write `directory/<name>/<version>/`, ready for TensorFlow Serving, after verifying it.
 
     The signatures take a batch of any size. `serving_default` maps `image_bytes` (tf.string [B], JPEG, PNG,
-    GIF or BMP files) and `images` maps `images` (float32 [B, H, W, 3], normalised) to `logits` and
+    GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalised) to `logits` and
     `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]), `top_k_probabilities` and
     `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps `images` to `cls` and `dist` logits
     [B, C]. One file that does not decode fails its whole batch.
