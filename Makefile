@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-DEMO := --config configs/demo_digits.yaml --overwrite
+SEED ?= 0
+DEMO := --config configs/demo_digits.yaml --seed $(SEED) --overwrite
 
 .PHONY: demo test lint bench clean
 
