@@ -6,7 +6,7 @@ A model is known only by the paths of its weights.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import keras
@@ -24,8 +24,7 @@ _LEAVES = {
 }
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
 _TO_KERAS = {2: (1, 0), 4: (2, 3, 1, 0)}
-_HEADS = ("head.", "head_dist.")
-_TOKENS = ("cls_token", "dist_token", "pos_embed")
+_HEADS = ("head.", "head_dist.", "mask_token", "decoder.")
 
 # timm's module: Hugging Face's, as the files on the hub have it (transformers 4); # is a block's number.
 _HUGGINGFACE = {
@@ -59,6 +58,7 @@ _TRANSFORMERS_5 = {
     "deit.layers.#.mlp.fc2": "blocks.#.mlp.fc2",
     "classifier": "head",
 }
+_HUGGINGFACE_FIRST = ("deit.", "cls_classifier.", "distillation_classifier.", "decoder.")
 _FROM_HUGGINGFACE = {**{theirs: ours for ours, theirs in _HUGGINGFACE.items()}, **_TRANSFORMERS_5}
 
 
@@ -67,28 +67,77 @@ def load_reference(
 ) -> None:
     """Put the weights of timm, the original or Hugging Face into a model, all of them or none.
 
-    The layout is told from the keys. A position embedding of another size is resized.
+    The layout is told from the keys. A position embedding of another size is resized. The state may be a
+    mapping that reads a tensor when it is asked for: each is fetched twice and not kept.
 
     Args:
-        model: What build_deit or build_regnet made.
+        model: What build_deit, build_regnet or build_masked made.
         state: Arrays by the library's own key, in torch's layout.
-        heads: `keep` loads the classifiers, `new` leaves the model's own as they are.
+        heads: `keep` loads what follows the trunk (the classifiers, the mask token and the decoder of masked
+            image modelling); `new` leaves the model's own as they are and passes over the state's, so that the
+            trunk goes from any task to any other.
         grid: Rows and columns of the state's position embedding; by default the model's where the
             count agrees, else a square.
     Raises:
         ValueError: Names every missing, extra, misshapen and non-finite key; the model is unchanged.
     """
     names = _weights_by_name(model)
-    state = _timm_names(state)
+    keys = _timm_names(state)
     if heads == "new":
         names = {name: weight for name, weight in names.items() if not name.startswith(_HEADS)}
-        state = {name: array for name, array in state.items() if not name.startswith(_HEADS)}
-    if "pos_embed" in state and "pos_embed" in names:
-        state["pos_embed"] = _fit_pos_embed(model, names, state["pos_embed"], grid)
-    arrays = {name: _to_keras(state[name], weight) for name, weight in names.items() if name in state}
-    _check_state(names, state, arrays)
+        keys = {name: parts for name, parts in keys.items() if not name.startswith(_HEADS)}
+
+    def array(name: str) -> np.ndarray:
+        tensor = _fetch(state, keys[name])
+        if name == "pos_embed":
+            tensor = _fit_pos_embed(model, names, tensor, grid)
+        return _to_keras(tensor, names[name])
+
+    _check_state(names, keys, array)
     for name, weight in names.items():
-        weight.assign(arrays[name])
+        weight.assign(array(name))
+
+
+def describe(state: State) -> dict[str, int | float | bool]:
+    """Tell the model that a state dict belongs to, as far as shapes tell it.
+
+    Args:
+        state: Arrays by the library's own key, as `load_reference` takes them.
+    Returns:
+        Fields of ModelConfig: `patch_size`, `embed_dim`, `depth`, `mlp_ratio`, `distilled`, `image_size` (of a square
+        image) and, where there is a head, `num_classes`. Of a network that is no DeiT `num_classes` alone.
+    """
+    keys = _timm_names(state)
+    head = next((name for name in ("head.bias", "head.fc.bias", "head_dist.bias") if name in keys), None)
+    described = {"num_classes": len(_fetch(state, keys[head]))} if head else {}
+    if not {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.bias"} <= set(keys):
+        return described
+    width, _, patch, _ = _fetch(state, keys["patch_embed.proj.weight"]).shape  # [D, 3, P, P]
+    distilled = "dist_token" in keys
+    patches = _fetch(state, keys["pos_embed"]).shape[1] - (2 if distilled else 1)
+    return {
+        **described,
+        "image_size": round(patches**0.5) * patch,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": len({name.split(".")[1] for name in keys if name.startswith("blocks.")}),
+        "mlp_ratio": len(_fetch(state, keys["blocks.0.mlp.fc1.bias"])) / width,
+        "distilled": distilled,
+    }
+
+
+def load_trunk(model: keras.Model, source: keras.Model) -> None:
+    """Put the trunk of a trained DeiT, such as a masked model, into another; heads stay as they are.
+
+    The position embedding is resized where the two have different grids.
+
+    Args:
+        model: What build_deit made.
+        source: What build_deit or build_masked made, of the same width, depth and prefix tokens.
+    Raises:
+        ValueError: Names every weight that does not fit; the model is unchanged.
+    """
+    load_reference(model, to_reference(source), heads="new", grid=_grid(source, _weights_by_name(source)))
 
 
 def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.ndarray]:
@@ -96,7 +145,8 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
 
     Args:
         model: What build_deit or build_regnet made.
-        layout: `timm` (the original's as well) or `huggingface` (DeiT alone).
+        layout: `timm` (the original's as well) or `huggingface` (DeiT alone: a distilled model as
+            DeiTForImageClassificationWithTeacher has it, a plain one as ViTForImageClassification).
     Raises:
         ValueError: If `layout` is neither, or Hugging Face has no name for a weight.
     """
@@ -105,7 +155,13 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
     state = {name: _to_torch(weight) for name, weight in _weights_by_name(model).items()}
     if layout == "timm":
         return state
-    return {_rename(name, _HUGGINGFACE): array for name, array in _split_qkv(state).items()}
+    renamed = {_rename(name, _HUGGINGFACE): array for name, array in _split_qkv(state).items()}
+    if nameless := [name for name in renamed if not name.startswith(_HUGGINGFACE_FIRST)]:
+        raise ValueError(f"Hugging Face's DeiT has no name for {', '.join(nameless[:5])}. Use layout='timm'.")
+    if "dist_token" in state:
+        return renamed
+    plain = ((re.sub(r"^deit\.", "vit.", key), array) for key, array in renamed.items())
+    return {key.replace("cls_classifier", "classifier"): array for key, array in plain}
 
 
 def resize_pos_embed(grid_tokens: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
@@ -144,7 +200,7 @@ def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
     """The model's weights by timm's names."""
     names = {}
     for weight in model.weights:
-        module, _, leaf = weight.path.removeprefix("tokens/").replace("/", ".").rpartition(".")
+        module, _, leaf = re.sub(r"^(tokens|mask_patches)/", "", weight.path).replace("/", ".").rpartition(".")
         names[f"{module}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")] = weight
     return names
 
@@ -158,13 +214,20 @@ def _to_torch(weight: keras.Variable) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim])) if weight.name == "kernel" else array
 
 
-def _timm_names(state: State) -> dict[str, np.ndarray]:
-    """Rename a state of any layout to timm's names, with q, k and v fused."""
-    named = {key: np.asarray(array) for key, array in state.items() if not key.endswith("num_batches_tracked")}
+def _timm_names(state: State) -> dict[str, list[str]]:
+    """The keys of a state of any layout by timm's names; a fused qkv may lie under three, in that order."""
+    named = {key: key for key in state if not key.endswith("num_batches_tracked")}
     if any(key.startswith(("deit.", "vit.")) for key in named):
         # The plain models lie on the hub as ViT, under the same names but for the first word.
-        named = {_rename(re.sub(r"^vit\.", "deit.", key), _FROM_HUGGINGFACE): array for key, array in named.items()}
+        named = {_rename(re.sub(r"^vit\.", "deit.", key), _FROM_HUGGINGFACE): key for key in named}
     return _fuse_qkv(named)
+
+
+def _fetch(state: State, keys: list[str]) -> np.ndarray:
+    """A tensor, or those of q, k and v stacked."""
+    if len(keys) == 1:
+        return np.asarray(state[keys[0]])
+    return np.concatenate([state[key] for key in keys])
 
 
 def _rename(key: str, table: Mapping[str, str]) -> str:
@@ -181,15 +244,15 @@ def _rename(key: str, table: Mapping[str, str]) -> str:
     return renamed.replace("#", number.group()) if number else renamed
 
 
-def _fuse_qkv(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stack `attn.q`, `attn.k`, `attn.v` of each block to `attn.qkv`, rows in that order."""
+def _fuse_qkv(named: dict[str, str]) -> dict[str, list[str]]:
+    """Put `attn.q`, `attn.k`, `attn.v` of each block under `attn.qkv`; an incomplete three stays as it is."""
     fused = {}
-    for key, array in state.items():
-        parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
-        if ".attn.q." in key and all(part in state for part in parts):
-            fused[key.replace(".attn.q.", ".attn.qkv.")] = np.concatenate([state[part] for part in parts])
-        elif not re.search(r"\.attn\.[kv]\.", key):
-            fused[key] = array
+    for name, key in named.items():
+        three = [re.sub(r"\.attn\.[qkv]\.", f".attn.{part}.", name) for part in "qkv"]
+        if three[0] != three[1] and all(part in named for part in three):
+            fused[re.sub(r"\.attn\.[qkv]\.", ".attn.qkv.", name)] = [named[part] for part in three]
+        else:
+            fused[name] = [key]
     return fused
 
 
@@ -208,8 +271,7 @@ def _fit_pos_embed(
     model: keras.Model, names: Mapping[str, keras.Variable], pos_embed: np.ndarray, grid: tuple[int, int] | None
 ) -> np.ndarray:
     """Resize `pos_embed` [1, prefix + patches, D] to the model's grid where it has another."""
-    patch = names["patch_embed.proj.weight"].shape[0]
-    new = (model.input_shape[1] // patch, model.input_shape[2] // patch)
+    new = _grid(model, names)
     prefix = names["pos_embed"].shape[1] - new[0] * new[1]
     patches = pos_embed.shape[1] - prefix
     side = round(max(patches, 0) ** 0.5)
@@ -224,21 +286,32 @@ def _fit_pos_embed(
     return np.concatenate([pos_embed[:, :prefix], resize_pos_embed(pos_embed[:, prefix:], old, new)], axis=1)
 
 
-def _check_state(names: Mapping[str, keras.Variable], state: State, arrays: State) -> None:
+def _grid(model: keras.Model, names: Mapping[str, keras.Variable]) -> tuple[int, int]:
+    """Rows and columns of patches; a masked model has its mask as a second input."""
+    patch = names["patch_embed.proj.weight"].shape[0]
+    height, width = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    return height // patch, width // patch
+
+
+def _check_state(
+    names: Mapping[str, keras.Variable], keys: Mapping[str, list[str]], array: Callable[[str], np.ndarray]
+) -> None:
     """Raise one error that names everything in which the state does not fit."""
     wrong = {
-        "missing": [name for name in names if name not in state],
-        "extra": [name for name in state if name not in names],
-        "misshapen": [
-            f"{name} {tuple(array.shape)} for {tuple(names[name].shape)}"
-            for name, array in arrays.items()
-            if tuple(array.shape) != tuple(names[name].shape)
-        ],
-        "not finite": [name for name, array in arrays.items() if not np.isfinite(array).all()],
+        "missing": [name for name in names if name not in keys],
+        "extra": [name for name in keys if name not in names],
+        "misshapen": [],
+        "not finite": [],
     }
+    for name in (name for name in names if name in keys):
+        tensor, shape = array(name), tuple(names[name].shape)
+        if tuple(tensor.shape) != shape:
+            wrong["misshapen"].append(f"{name} {tuple(tensor.shape)} for {shape}")
+        if not np.isfinite(tensor).all():
+            wrong["not finite"].append(name)
     if any(wrong.values()):
-        lines = [f"{kind}: {', '.join(keys)}" for kind, keys in wrong.items() if keys]
+        lines = [f"{kind}: {', '.join(faults)}" for kind, faults in wrong.items() if faults]
         raise ValueError(
             "The weights do not fit the model, which stays as it was (names are timm's, shapes Keras's; for another "
-            "class count pass heads='new').\n  " + "\n  ".join(lines)
+            "class count or task pass heads='new').\n  " + "\n  ".join(lines)
         )

@@ -1,21 +1,27 @@
 """The command `deit-tf`: arguments in, text out; the work is done elsewhere."""
 
+import inspect
 import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import rich
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from deit_tf.checkpoint import Layout
 from deit_tf.config import TrainConfig
+from deit_tf.convert import convert
 from deit_tf.evaluate import evaluate
 from deit_tf.models import VARIANTS, create_model
+from deit_tf.predict import predict_files
 from deit_tf.preview import preview
-from deit_tf.report import compare
+from deit_tf.report import compare, write_report
+from deit_tf.tflite import ExportError
 from deit_tf.train import train, train_teacher
 
 # A pipe has no width: enough for the widest table.
@@ -24,6 +30,7 @@ console = Console(width=None if sys.stdout.isatty() else 100)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends with one line on stderr and status 2."""
+    rich.reconfigure(stderr=True)  # messages and progress, so that --json prints nothing else on stdout
     logging.basicConfig(
         format="%(message)s", level=logging.INFO, handlers=[RichHandler(show_path=False, show_time=False)]
     )
@@ -33,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = _COMMANDS[parsed.command]
     try:
         command(parsed[parsed.command])
-    except (ValueError, OSError, FloatingPointError) as error:
-        logging.debug("", exc_info=True)
+    except (ValueError, OSError, ImportError, FloatingPointError, ExportError) as error:
+        if parsed.traceback:
+            raise
         print(f"deit-tf {parsed.command}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -52,13 +60,34 @@ def _preview(arguments: Any) -> None:
 
 
 def _evaluate(arguments: Any) -> None:
-    figures = evaluate(arguments.path, arguments.run, arguments.source, arguments.batch_size)
+    figures = evaluate(**{name: arguments[name] for name in inspect.signature(evaluate).parameters})
     if arguments.json:
         print(json.dumps(figures))
         return
-    table = Table("", *figures)
-    table.add_row(arguments.path, *(str(v) if isinstance(v, int) else f"{100 * v:.2f} %" for v in figures.values()))
+    table = Table("", arguments.path)
+    for name, figure in figures.items():
+        share = name.startswith("top")
+        told = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
+        table.add_row(name, told)
     console.print(table)
+
+
+def _predict(arguments: Any) -> None:
+    results = predict_files(
+        arguments.path, arguments.images, top=arguments.top, run=arguments.run, name=arguments.model
+    )
+    if arguments.json:
+        print(json.dumps(results))
+        return
+    table = Table("image", "class", "probability")
+    for result in results:
+        for rank, found in enumerate(result["classes"]):
+            table.add_row(result["image"] if rank == 0 else "", found["label"], f"{100 * found['probability']:.2f} %")
+    console.print(table)
+
+
+def _convert(arguments: Any) -> None:
+    console.print(f"Written: {convert(arguments.source, arguments.out, arguments.layout, arguments.model)}")
 
 
 def _models(arguments: Any) -> None:
@@ -74,6 +103,10 @@ def _compare(arguments: Any) -> None:
     console.print(compare(arguments.runs))
 
 
+def _report(arguments: Any) -> None:
+    console.print(f"Report: {write_report(arguments.run, arguments.out, arguments.exports)}")
+
+
 def _config(arguments: Any) -> TrainConfig:
     return TrainConfig(**{field: arguments[field] for field in TrainConfig.__dataclass_fields__})
 
@@ -83,22 +116,29 @@ _COMMANDS = {
     "train-teacher": _train_teacher,
     "preview": _preview,
     "evaluate": _evaluate,
+    "predict": _predict,
+    "convert": _convert,
     "models": _models,
     "compare": _compare,
+    "report": _report,
 }
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="deit-tf", description="DeiT for TensorFlow and Keras 3.")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("train", _training_parser(), help="train a student, with or without a teacher")
     commands.add_subcommand("train-teacher", _training_parser(), help="train a convnet teacher on the same images")
     commands.add_subcommand("preview", _preview_parser(), help="draw what the student will be fed")
     commands.add_subcommand("evaluate", _evaluation_parser(), help="top-1 and top-5 of a model in any form")
+    commands.add_subcommand("predict", _prediction_parser(), help="name what is in image files")
+    commands.add_subcommand("convert", _conversion_parser(), help="write weights for transformers or timm")
     commands.add_subcommand("models", ArgumentParser(), help="list the models by name")
     compared = ArgumentParser()
     compared.add_argument("runs", nargs="+", help="run directories")
     commands.add_subcommand("compare", compared, help="print the figures of runs side by side")
+    commands.add_subcommand("report", _report_parser(), help="write a page about a run, as one HTML file")
     return parser
 
 
@@ -123,8 +163,36 @@ def _preview_parser() -> ArgumentParser:
     return parser
 
 
+def _report_parser() -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_argument("run", help="a run directory")
+    parser.add_argument("--out", help="the file to write; report.html in the run by default")
+    parser.add_argument("--exports", help="a folder of exported artefacts, besides those in the run")
+    return parser
+
+
 def _evaluation_parser() -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_function_arguments(evaluate, as_group=False, as_positional=True)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _prediction_parser() -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_argument("path", help="a run, .keras file, SavedModel, .tflite file or weights; hf://... as well")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--top", type=int, default=5, help="classes to name for each")
+    parser.add_argument("--run", help="the run whose image processor and labels to use")
+    parser.add_argument("--model", help="name of the model, where a file of weights does not tell it")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    return parser
+
+
+def _conversion_parser() -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_argument("source", help="a run, .keras file, or weights: a file, a folder or hf://ORGANIZATION/NAME")
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--layout", type=Layout, default="huggingface", help="whose it is to be")
+    parser.add_argument("--model", help="name of the model, where a file of weights does not tell it")
     return parser

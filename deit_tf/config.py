@@ -57,6 +57,8 @@ class StudentConfig:
         depth: Number of blocks.
         num_heads: Attention heads per block.
         drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
+        weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras` file, another
+            library's file or folder, or `hf://...`; heads of another class count start fresh, and null all.
     """
 
     name: str = "deit_tiny_distilled_patch16_224"
@@ -66,6 +68,7 @@ class StudentConfig:
     depth: int | None = None
     num_heads: int | None = None
     drop_path_rate: float = 0.1
+    weights: str | None = None
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""
@@ -202,8 +205,10 @@ class DistillConfig:
 
     Args:
         kind: `hard` (the teacher's decision, the paper's), `soft` (its probabilities), `none`.
-        teacher: A run of `deit-tf train-teacher`, a `.keras` file, or `keras:NAME` for a network of
-            keras.applications with its ImageNet weights.
+        teacher: A run of `deit-tf train-teacher` or a `.keras` file; a folder of timm or Hugging Face weights, or
+            `hf://timm/regnety_160.deit_in1k`, the paper's; `NAME:FILE` for weights alone, such as
+            `regnety_160:regnety_160-a5fe301d.pth`; `keras:NAME` for a network of keras.applications with its
+            ImageNet weights; `keras-hub:PRESET` for a classifier of keras-hub, where that is installed.
         alpha: Weight of the teacher's part of the loss; the true labels get 1 - alpha.
         temperature: Softmax temperature of `soft`.
         normalization: `batchmean`, or `numel` as the original's soft loss, C times smaller.
@@ -223,8 +228,8 @@ class TeacherConfig:
     Args:
         name: A RegNetY by timm's name, such as `regnety_160`, the paper's; a ResNet for small images,
             such as `resnet20`; or `keras:NAME` for a network of keras.applications.
-        weights: `imagenet` starts a keras.applications network from its published weights;
-            null starts from scratch.
+        weights: What to start from, for fine-tuning: `imagenet` for a keras.applications network; for a RegNetY
+            a file or folder of timm's or `hf://timm/regnety_160.deit_in1k`; null starts from scratch.
         image_size: Height and width in pixels, or one number for a square; the student's by default.
         epochs: Passes over the training images.
         augment: Training augmentation of the teacher.
@@ -232,7 +237,7 @@ class TeacherConfig:
     """
 
     name: str = "regnety_002"
-    weights: Literal["imagenet"] | None = None
+    weights: str | None = None
     image_size: Size | None = None
     epochs: int = 100
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -240,16 +245,32 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class MaskConfig:
+    """What masked image modelling hides (SimMIM, section 3.2).
+
+    Args:
+        unit: Side of a hidden square in pixels; a multiple of the patch that divides the image.
+        ratio: Share of the squares that is hidden.
+    """
+
+    unit: int = 32
+    ratio: float = 0.6
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
     Args:
+        task: `classify` learns labels, with or without a teacher; `masked` pre-trains the trunk without
+            labels, by masked image modelling.
         model: The student.
         data: Its images.
         augment: Their augmentation.
         optim: The optimizer.
         distill: The distillation.
         teacher: The teacher, for `deit-tf train-teacher`.
+        mask: What `masked` hides.
         epochs: Passes over the training images; with repeated augmentation an epoch keeps its
             number of steps and shows fewer distinct images.
         seed: Seed of weights, order, augmentation and drop path.
@@ -257,12 +278,14 @@ class TrainConfig:
         out: Run directory.
     """
 
+    task: Literal["classify", "masked"] = "classify"
     model: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     epochs: int = 300
     seed: int = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

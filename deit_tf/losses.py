@@ -1,4 +1,4 @@
-"""The losses of distillation: pure functions of logits, one number per image, in nats.
+"""The losses: pure functions. Those of distillation take logits and give one number per image, in nats.
 
 Source: paper, section 4 (equations 2 and 3); facebookresearch/deit losses.py. Computed in float32 or wider.
 """
@@ -51,6 +51,26 @@ def soft_distillation(logits, teacher_logits, temperature: float = 1.0, normaliz
     teacher = ops.log_softmax(_wide(teacher_logits) / temperature, axis=-1)
     divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1) * temperature**2
     return divergence / logits.shape[-1] if normalization == "numel" else divergence
+
+
+def masked_l1(images, reconstruction, mask):
+    """Mean absolute error on the hidden pixels, over batch and channels (SimMIM, section 3.4).
+
+    Args:
+        images: [B, H, W, 3].
+        reconstruction: [B, H, W, 3].
+        mask: bool [B, H/P * W/P], true where a patch is hidden, row by row; P is square.
+    Returns:
+        A scalar; 0 where nothing is hidden.
+    Source: transformers, DeiTForMaskedImageModeling: the sum over (number of hidden pixels + 1e-5),
+        then over the channels.
+    """
+    height, width, channels = images.shape[1:]
+    patch = round((height * width / mask.shape[1]) ** 0.5)
+    hidden = ops.cast(ops.reshape(mask, (-1, height // patch, width // patch)), "float32")
+    hidden = ops.repeat(ops.repeat(hidden, patch, axis=1), patch, axis=2)  # [B, H, W]
+    error = ops.sum(ops.abs(_wide(images) - _wide(reconstruction)), axis=-1)  # [B, H, W]
+    return ops.sum(error * hidden) / (ops.sum(hidden) + 1e-5) / channels
 
 
 def smooth(targets, label_smoothing: float):

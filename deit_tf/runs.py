@@ -2,15 +2,17 @@
 
 config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
 labels.txt     class names, one per line, by label
-student.keras  or teacher.keras: the model
+student.keras  or teacher.keras, masked.keras: the model
 metrics.jsonl  one line per epoch
 tensorboard/   the same as curves
 summary.json   what the final evaluation gave
 """
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,9 +26,14 @@ from jsonargparse import ArgumentParser
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources
-from deit_tf.teachers import Teacher, application_teacher
+from deit_tf.models import VARIANTS, restore_model
+from deit_tf.models.regnet import REGNETY
+from deit_tf.teachers import Teacher, application_teacher, keras_hub_teacher
+from deit_tf.weights import HUB, KERAS_FILES
 
-MODELS = ("student.keras", "teacher.keras")
+log = logging.getLogger(__name__)
+
+MODELS = KERAS_FILES
 SAMPLES = 32
 
 
@@ -63,48 +70,115 @@ class Run:
         return images
 
 
-def load_run(path: str | Path) -> Run:
-    """Load a run directory, or a `.keras` file, in or outside of one.
+def load_run(path: str | Path, name: str | None = None) -> Run:
+    """Load a run directory, a `.keras` file in or outside of one, or weights of another library.
+
+    Args:
+        path: The run or file; or what `read_weights` takes, `hf://` included.
+        name: Weights of another library: the name of the model, where their files do not tell it.
+    Raises:
+        FileNotFoundError: If there is no model at `path`.
+        ValueError: If weights do not tell their model, or are damaged.
+    """
+    if str(path).startswith(HUB) or not _is_keras(Path(path)):
+        return _foreign_run(path, name)
+    file = _model_file(Path(path))
+    model = load_network(file)
+    folder = file.parent
+    config = read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    # A masked model has its mask as a second input.
+    size = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    processor = ImageProcessor.from_config(config.data, size) if config else ImageProcessor(size)
+    labels = (folder / "labels.txt").read_text().splitlines() if (folder / "labels.txt").is_file() else None
+    return Run(folder.name if config else file.stem, model, processor, tuple(labels) if labels else None, config)
+
+
+def _is_keras(path: Path) -> bool:
+    """Whether `path` is ours to load: a run, a .keras file, or nothing at all."""
+    return not path.exists() or path.suffix == ".keras" or any((path / name).is_file() for name in MODELS)
+
+
+def _foreign_run(source: str | Path, name: str | None) -> Run:
+    """A model from the weights of another library, with the preprocessing that lies beside them."""
+    model, facts = restore_model(source, name)
+    size = model.input_shape[1:3]
+    processor = ImageProcessor(size)
+    if facts.preprocessor:
+        processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)
+    else:
+        log.warning("%s tells no preprocessing: that of the original is taken, %s.", source, processor)
+    return Run(model.name, model, processor, facts.labels, None)
+
+
+def load_network(path: str | Path) -> keras.Model:
+    """Load the model of a run directory, or a `.keras` file, alone.
 
     Raises:
         FileNotFoundError: If there is no model at `path`.
     """
-    path = Path(path)
-    file = next((path / name for name in MODELS if (path / name).is_file()), path) if path.is_dir() else path
-    if file.suffix != ".keras" or not file.is_file():
-        raise FileNotFoundError(f"{path} is no run directory (with {' or '.join(MODELS)}) and no .keras file.")
-    model = keras.saving.load_model(file, compile=False)
-    folder = file.parent
-    config = read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    size = model.input_shape[1:3]
-    processor = ImageProcessor(size)
-    if config:
-        processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
-    labels = (folder / "labels.txt").read_text().splitlines() if (folder / "labels.txt").is_file() else None
-    return Run(folder.name if config else file.stem, model, processor, tuple(labels) if labels else None, config)
+    return keras.saving.load_model(_model_file(Path(path)), compile=False)
 
 
 def load_teacher(name: str, labels: tuple[str, ...]) -> Teacher:
     """Load a frozen teacher as `distill.teacher` names it.
 
     Args:
-        name: A run directory, a `.keras` file that takes the original's normalization, or `keras:NAME`
-            for a network of keras.applications with its ImageNet weights.
-        labels: The student's classes; a run's are brought into their order.
+        name: As `DistillConfig` has it.
+        labels: The student's classes; the teacher's are brought into their order.
     Raises:
         FileNotFoundError: If there is no such run or file.
+        ImportError: For `keras-hub:` where keras-hub is not installed.
         ValueError: If the teacher does not know all of the student's classes.
     """
-    if name.startswith("keras:"):
-        return application_teacher(name.removeprefix("keras:"))
-    run = load_run(name)
+    kind, _, rest = name.partition(":")
+    if kind == "keras":
+        return application_teacher(rest)
+    if kind == "keras-hub":
+        return keras_hub_teacher(rest)
+    run = load_run(rest, kind) if kind in REGNETY or kind in VARIANTS else load_run(name)
     run.model.trainable = False
     order = None
     if run.labels:
-        if unknown := [label for label in labels if label not in run.labels]:
-            raise ValueError(f"Teacher {name!r} does not know these classes of the student: {', '.join(unknown[:5])}")
-        order = [run.labels.index(label) for label in labels]
+        try:
+            order = class_order(labels, run.labels, run.model.output_shape[-1])
+        except ValueError as error:
+            raise ValueError(f"Teacher {name!r} does not know the student's classes. {error}") from error
     return Teacher(run.model, mean=run.processor.mean, std=run.processor.std, class_order=order, name=name)
+
+
+def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int) -> list[int]:
+    """The output of a model for each class of a data set.
+
+    Args:
+        names: Class names of the data: those of the model; or all of its wnids (ImageNet), which the outputs follow
+            in sorted order; or numbers of outputs (the folders of ImageNet-V2).
+        labels: Class names of the model by output; None where nothing tells them.
+        classes: Number of outputs.
+    Raises:
+        ValueError: If the model does not know a class.
+    """
+    if labels is not None and tuple(names) == tuple(labels):
+        return list(range(classes))  # a name may stand for two classes, as ImageNet's `crane` does
+    if labels is not None and set(names) <= set(labels):
+        return [labels.index(name) for name in names]
+    if all(name.isdecimal() and int(name) < classes for name in names):
+        return [int(name) for name in names]
+    if len(names) == classes and (labels is None or all(re.fullmatch(r"n\d{8}", name) for name in names)):
+        return list(range(classes))
+    if labels is None:
+        raise ValueError(f"The data has {len(names)} classes, the model {classes} and no names for them.")
+    unknown = [name for name in names if name not in labels]
+    raise ValueError(f"The model does not know these classes of the data: {', '.join(unknown[:5])}")
+
+
+def _model_file(path: Path) -> Path:
+    """The model file of a run directory, or the file itself."""
+    file = next((path / name for name in MODELS if (path / name).is_file()), path) if path.is_dir() else path
+    if file.suffix != ".keras" or not file.is_file():
+        raise FileNotFoundError(
+            f"{path} is no run directory (with {' or '.join(MODELS)}), no .keras file and no file or folder of weights."
+        )
+    return file
 
 
 def read_config(path: str | Path) -> TrainConfig:

@@ -164,6 +164,41 @@ def application_teacher(name: str, weights: str | None = "imagenet", classes: in
     return Teacher(model, **preprocessing)
 
 
+def keras_hub_teacher(preset: str) -> Teacher:
+    """Take a classifier of keras-hub as teacher, in the preprocessing of its preset.
+
+    Args:
+        preset: Such as `resnet_50_imagenet`; a folder or `hf://` name that keras-hub takes as well.
+    Raises:
+        ImportError: Where keras-hub is not installed.
+        ValueError: If the preset tells no preprocessing, without which its answers would be wrong in silence.
+    """
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            f"Teacher 'keras-hub:{preset}' needs keras-hub, which is not installed: `pip install keras-hub`."
+        ) from error
+    model = keras_hub.models.ImageClassifier.from_preset(preset)
+    converter = getattr(model.preprocessor, "image_converter", None)
+    if converter is None:
+        raise ValueError(f"Teacher 'keras-hub:{preset}' has no image converter, so its normalization is unknown.")
+    # The converter maps pixels 0..255 to scale * pixel + offset, per channel or for all.
+    scale = np.broadcast_to(1.0 if converter.scale is None else np.ravel(converter.scale), 3)
+    offset = np.broadcast_to(0.0 if converter.offset is None else np.ravel(converter.offset), 3)
+    std, size = 1 / (255 * scale), converter.image_size
+    model.trainable = False
+    probabilities = getattr(model.output_dense, "activation", None) is keras.activations.softmax
+    return Teacher(
+        model,
+        mean=tuple(map(float, -offset * std)),
+        std=tuple(map(float, std)),
+        image_size=size if size and all(size) else None,
+        from_logits=not probabilities,
+        name=preset,
+    )
+
+
 def build_teacher(
     config: TeacherConfig,
     num_classes: int,
@@ -176,7 +211,7 @@ def build_teacher(
 
     Args:
         config: Its name and weights.
-        num_classes: Classes C; the head is fresh at any rate.
+        num_classes: Classes C; the head is fresh, but that of a RegNetY whose weights have as many.
         image_size: Height and width in pixels, or one number for a square.
         mean: Mean of the normalisation of its images, per channel.
         std: Standard deviation likewise.
@@ -185,13 +220,12 @@ def build_teacher(
     Raises:
         ValueError: For an unknown name, or weights for a network that has none here.
     """
-    if not config.name.startswith("keras:"):
+    if config.name in RESNET:
         if config.weights:
-            raise ValueError(
-                f"`teacher.weights` is for keras:NAME networks. Received {config.weights!r} for {config.name}"
-            )
-        create = create_resnet if config.name in RESNET else create_regnety
-        return create(config.name, num_classes=num_classes, image_size=image_size)
+            raise ValueError(f"`teacher.weights` must be null for {config.name}, of which none are published.")
+        return create_resnet(config.name, num_classes=num_classes, image_size=image_size)
+    if not config.name.startswith("keras:"):
+        return create_regnety(config.name, num_classes=num_classes, image_size=image_size, weights=config.weights)
     constructor, wanted = application(config.name.removeprefix("keras:"))
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = keras.Input((height, width, 3), name="image")

@@ -14,9 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import TrainConfig
-from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, steps_per_epoch, train_dataset
+from deit_tf.data import (
+    ImageProcessor,
+    Source,
+    eval_dataset,
+    masked_dataset,
+    masked_eval_dataset,
+    open_sources,
+    steps_per_epoch,
+    train_dataset,
+)
 from deit_tf.distill import Distiller
-from deit_tf.models import create_model
+from deit_tf.models import create_masked_model, create_model
 from deit_tf.optim import build_optimizer, scaled_lr
 from deit_tf.runs import MODELS, JsonLines, load_teacher, replacing, write_config, write_json
 from deit_tf.teachers import build_teacher
@@ -25,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, overwrite: bool = False) -> Path:
-    """Train the student that `config` describes, with its teacher if it has one.
+    """Train the student that `config` describes, with its teacher if it has one, or pre-train its trunk.
 
     Args:
         config: The run.
@@ -39,6 +48,10 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
         FloatingPointError: If the loss is no longer finite; no model is saved then.
     """
     sources = _prepare(config, overwrite)
+    return (_train_masked if config.task == "masked" else _train_student)(config, sources)
+
+
+def _train_student(config: TrainConfig, sources: tuple[Source, Source]) -> Path:
     labels = sources[0].class_names
     teacher = None
     if config.distill.kind != "none":
@@ -61,7 +74,15 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
             std=config.data.std,
         )
         distiller.compile(_optimizer(config, sources[0]))
-        return _fit(distiller, student, "student.keras", config, sources)
+        return _fit(distiller, student, "student.keras", config, sources, config.distill.kind)
+
+
+def _train_masked(config: TrainConfig, sources: tuple[Source, Source]) -> Path:
+    """Pre-train a trunk by masked image modelling (SimMIM)."""
+    with _reproducible(config):
+        network = create_masked_model(config.model.name, **config.model.overrides())
+        network.compile(_optimizer(config, sources[0]))
+        return _fit(network, network, "masked.keras", config, sources, "masked")
 
 
 def train_teacher(config: TrainConfig, overwrite: bool = False) -> Path:
@@ -82,7 +103,7 @@ def train_teacher(config: TrainConfig, overwrite: bool = False) -> Path:
             keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         )
-        return _fit(network, network, "teacher.keras", config, sources)
+        return _fit(network, network, "teacher.keras", config, sources, "teacher")
 
 
 def _prepare(config: TrainConfig, overwrite: bool) -> tuple[Source, Source]:
@@ -120,15 +141,17 @@ def _optimizer(config: TrainConfig, source: Source) -> keras.optimizers.Optimize
 
 
 def _fit(
-    fitted: keras.Model, network: keras.Model, file: str, config: TrainConfig, sources: tuple[Source, Source]
+    fitted: keras.Model,
+    network: keras.Model,
+    file: str,
+    config: TrainConfig,
+    sources: tuple[Source, Source],
+    kind: str,
 ) -> Path:
     """Fit a compiled model, evaluate it, and write the run directory."""
     out = Path(config.out)
-    training, held_out = sources
-    size = network.input_shape[1:3]
-    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
-    batches = train_dataset(training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed)
-    evaluation = _one_hot(eval_dataset(held_out, config.data, processor), len(training.class_names))
+    training = sources[0]
+    batches, evaluation = (_masked_batches if kind == "masked" else _batches)(network, config, sources)
     _start(out, replace(config, augment=config.augment.resolve()), training.class_names)
     verbose = 1 if sys.stdout.isatty() else 2
     started = time.perf_counter()
@@ -155,8 +178,28 @@ def _fit(
     with replacing(out / file) as temporary:
         network.save(temporary)
     figures = {k.removeprefix("val_"): v[-1] for k, v in history.items() if k.startswith("val_")}
-    write_json(_summary(network, config, sources, seconds, figures), out / "summary.json")
+    write_json(_summary(network, config, sources, kind, seconds, figures), out / "summary.json")
     return out
+
+
+def _batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
+    """Labelled batches to train on, and those to evaluate on."""
+    training, held_out = sources
+    size = network.input_shape[1:3]
+    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
+    batches = train_dataset(training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed)
+    return batches, _one_hot(eval_dataset(held_out, config.data, processor), len(training.class_names))
+
+
+def _masked_batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
+    """Batches of images and masks to train on, and those to evaluate on."""
+    training, held_out = sources
+    size, patch = network.output_shape[1:3], network.get_layer("patch_embed").patch_size
+    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
+    batches = masked_dataset(
+        training, config.data, config.augment, config.mask, size, patch, epochs=config.epochs, seed=config.seed
+    )
+    return batches, masked_eval_dataset(held_out, config.data, config.mask, processor, patch)
 
 
 def _start(out: Path, config: TrainConfig, labels: tuple[str, ...]) -> None:
@@ -170,11 +213,13 @@ def _start(out: Path, config: TrainConfig, labels: tuple[str, ...]) -> None:
         temporary.write_text("".join(f"{label}\n" for label in labels))
 
 
-def _summary(network, config: TrainConfig, sources: tuple[Source, Source], seconds: float, figures: dict) -> dict:
+def _summary(
+    network: keras.Model, config: TrainConfig, sources: tuple[Source, Source], kind: str, seconds: float, figures: dict
+) -> dict:
     return {
         "model": network.name,
         "parameters": network.count_params(),
-        "kind": config.distill.kind if network.name == config.model.name else "teacher",
+        "kind": kind,
         "seed": config.seed,
         "epochs": config.epochs,
         "training_seconds": round(seconds, 1),

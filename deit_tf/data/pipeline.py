@@ -6,14 +6,15 @@ global batch), and after a restart in the middle. Source: facebookresearch/deit 
 
 import tensorflow as tf
 
-from deit_tf.config import AugmentConfig, DataConfig, Size
+from deit_tf.config import AugmentConfig, DataConfig, MaskConfig, Size
 from deit_tf.data.augment import augment_image
+from deit_tf.data.masking import block_mask, check_mask
 from deit_tf.data.mixing import mix, one_hot
 from deit_tf.data.preprocess import ImageProcessor, height_width
 from deit_tf.data.sources import Source
 
-# What a seed is folded with first, so that order, images and mixing draw from streams of their own.
-_ORDER, _IMAGE, _MIX = range(3)
+# What a seed is folded with first, so that order, images, mixing and masks draw from streams of their own.
+_ORDER, _IMAGE, _MIX, _MASK = range(4)
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -59,35 +60,84 @@ def train_dataset(
         fill 256.
     """
     augment, size = augment.resolve(), height_width(image_size)
-    steps, key = steps_per_epoch(source, data.batch_size), tf.constant([0, seed], tf.int64)
-    first_epoch, skipped = divmod(first_step, steps)
-
-    def one_epoch(epoch):
-        items = source.read(tf.random.fold_in(tf.random.fold_in(key, _ORDER), epoch))
-        if augment.repeats > 1:
-            items = items.flat_map(lambda item: _repeat(item, augment.repeats))
-        else:
-            items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
-        items = items.take(steps * data.batch_size)
-        items = items.skip(tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0))
-        return items.map(lambda item: item | {"epoch": epoch})
-
-    def draw(item):
-        image_seed = tf.random.fold_in(key, _IMAGE)
-        for part in ("epoch", "index", "repeat"):
-            image_seed = tf.random.fold_in(image_seed, item[part])
-        image = augment_image(item["image"], image_seed, augment, size, data.mean, data.std)
-        return image, item["label"]
+    steps, key = steps_per_epoch(source, data.batch_size), _key(seed)
+    draw = _drawer(key, data, augment, size)
 
     def mix_batch(step, batch):
         images, labels = batch
         targets = one_hot(labels, len(source.class_names), augment.label_smoothing)
         return mix(images, targets, tf.random.fold_in(tf.random.fold_in(key, _MIX), step), augment)
 
-    stream = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    batches = stream.map(draw, _calls(data)).batch(data.batch_size, drop_remainder=True)
+    stream = _items(source, data, augment.repeats, key, epochs, first_step)
+    stream = stream.map(lambda item: (draw(item), item["label"]), _calls(data))
+    batches = stream.batch(data.batch_size, drop_remainder=True)
     batches = batches.enumerate(first_step).map(mix_batch, _calls(data)).prefetch(tf.data.AUTOTUNE)
     return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs - first_step))
+
+
+def masked_dataset(
+    source: Source,
+    data: DataConfig,
+    augment: AugmentConfig,
+    mask: MaskConfig,
+    image_size: Size,
+    patch_size: int,
+    *,
+    epochs: int,
+    seed: int = 0,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Shuffle, augment and mask, for masked image modelling; labels, mixup and CutMix play no part.
+
+    Args:
+        source: The images.
+        data: Batch size, normalization and parallelism.
+        augment: The augmentation of single images.
+        mask: Which patches are hidden.
+        image_size: Height and width in pixels, or one number for a square.
+        patch_size: Side of a patch in pixels.
+        epochs: Epochs that the data set lasts.
+        seed: Seed of everything that is drawn.
+        first_step: Steps to leave out at the start, to resume exactly.
+    Returns:
+        Batches of `{"image": float32 [B, H, W, 3], "mask": bool [B, H/P * W/P]}`.
+    Raises:
+        ValueError: If there are fewer images than a batch, or the mask does not fit the model.
+    """
+    augment, size = augment.resolve(), height_width(image_size)
+    check_mask(mask, size, patch_size)
+    steps, key = steps_per_epoch(source, data.batch_size), _key(seed)
+    image = _drawer(key, data, augment, size)
+
+    def draw(item):
+        return {"image": image(item), "mask": block_mask(_seed(key, _MASK, item), mask, size, patch_size)}
+
+    stream = _items(source, data, augment.repeats, key, epochs, first_step).map(draw, _calls(data))
+    batches = stream.batch(data.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs - first_step))
+
+
+def masked_eval_dataset(
+    source: Source, data: DataConfig, mask: MaskConfig, processor: ImageProcessor, patch_size: int
+) -> tf.data.Dataset:
+    """Every image once, in the order on disk, each under one mask of its own that never changes.
+
+    Args:
+        source: The images.
+        data: Batch size and parallelism.
+        mask: Which patches are hidden.
+        processor: What the model expects.
+        patch_size: Side of a patch in pixels.
+    Returns:
+        Batches as of `masked_dataset`; the last may be smaller.
+    """
+    check_mask(mask, processor.size, patch_size)
+
+    def prepare(item):
+        seed = tf.random.fold_in(_key(0), item["index"])
+        return {"image": processor(item["image"]), "mask": block_mask(seed, mask, processor.size, patch_size)}
+
+    return source.read(None).map(prepare, _calls(data)).batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) -> tf.data.Dataset:
@@ -102,6 +152,43 @@ def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) ->
     """
     items = source.read(None).map(lambda item: (processor(item["image"]), item["label"]), _calls(data))
     return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _items(
+    source: Source, data: DataConfig, repeats: int, key: tf.Tensor, epochs: int, first_step: int
+) -> tf.data.Dataset:
+    """Items of all epochs in their order, full batches of them, with their `epoch` and `repeat`."""
+    steps = steps_per_epoch(source, data.batch_size)
+    first_epoch, skipped = divmod(first_step, steps)
+
+    def one_epoch(epoch):
+        items = source.read(tf.random.fold_in(tf.random.fold_in(key, _ORDER), epoch))
+        if repeats > 1:
+            items = items.flat_map(lambda item: _repeat(item, repeats))
+        else:
+            items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
+        items = items.take(steps * data.batch_size)
+        items = items.skip(tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0))
+        return items.map(lambda item: item | {"epoch": epoch})
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
+
+
+def _drawer(key: tf.Tensor, data: DataConfig, augment: AugmentConfig, size: tuple[int, int]):
+    """What makes an augmented image [H, W, 3] of an item."""
+    return lambda item: augment_image(item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std)
+
+
+def _key(seed: int) -> tf.Tensor:
+    return tf.constant([0, seed], tf.int64)
+
+
+def _seed(key: tf.Tensor, stream: int, item: dict[str, tf.Tensor]) -> tf.Tensor:
+    """The seed of one item in one stream of draws."""
+    seed = tf.random.fold_in(key, stream)
+    for part in ("epoch", "index", "repeat"):
+        seed = tf.random.fold_in(seed, item[part])
+    return seed
 
 
 def _repeat(item, repeats: int) -> tf.data.Dataset:

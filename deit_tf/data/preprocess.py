@@ -3,12 +3,17 @@
 Follows Pillow, as the original's evaluation does (facebookresearch/deit datasets.py, build_transform).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Size, Triple
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Size, Triple
+from deit_tf.data import processor_config
 
 CHANNELS = 3
 
@@ -46,24 +51,27 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), [None, None, CHANNELS])
 
 
-def resize(image: tf.Tensor, size: Sequence[int | tf.Tensor]) -> tf.Tensor:
-    """Resize uint8 [H, W, 3] to uint8 [*size, 3], bicubic with antialias, within one grey level of Pillow.
+def resize(image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str = "bicubic") -> tf.Tensor:
+    """Resize uint8 [H, W, 3] to uint8 [*size, 3] with antialias, within one grey level of Pillow.
 
-    One axis after the other, rounded in between, as Pillow does; both at once is off by up to 15
-    levels at sharp edges, where the kernel overshoots, and without antialias by up to 106.
+    One axis after the other, halves rounded up in between, as Pillow does; both at once is off by up to
+    15 levels at sharp edges, where the bicubic kernel overshoots, and without antialias by up to 106.
     """
-    height = tf.shape(image)[0]
-    for target in ([height, size[1]], size):
-        resized = tf.image.resize(image, target, "bicubic", antialias=True)
-        image = tf.saturate_cast(tf.round(resized), tf.uint8)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    # Pillow 13 resizes the rows first, unless they grow while the columns shrink.
+    columns_first = tf.logical_and(width < size[1], height > size[0])
+    between = tf.where(columns_first, [size[0], width], [height, size[1]])
+    for target in (between, size):
+        resized = tf.image.resize(image, target, interpolation, antialias=True)
+        image = tf.saturate_cast(tf.floor(resized + 0.5), tf.uint8)
     return image
 
 
-def resize_short_side(image: tf.Tensor, size: int) -> tf.Tensor:
+def resize_short_side(image: tf.Tensor, size: int, interpolation: str = "bicubic") -> tf.Tensor:
     """Resize uint8 [H, W, 3] so that its short side has `size` pixels; the long side is rounded down."""
     height, width = tf.unstack(tf.shape(image)[:2])
     short = tf.minimum(height, width)
-    return resize(image, [size * height // short, size * width // short])
+    return resize(image, [size * height // short, size * width // short], interpolation)
 
 
 def center_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -90,32 +98,163 @@ class ImageProcessor:
             where the result is not square), then cropped in the centre. 0.875 is the original's.
         mean: Mean of the pixels scaled to 0..1, per channel.
         std: Their standard deviation, per channel.
+        resize_to: Instead of `crop_ratio`: the short side in pixels before the crop, or a pair
+            (height, width) to which the image is squashed.
+        interpolation: `bicubic` or `bilinear`, both with antialias.
     Raises:
-        ValueError: If a size is not positive or `crop_ratio` lies outside (0, 1].
+        ValueError: If a size is not positive, `crop_ratio` lies outside (0, 1], `resize_to` is smaller
+            than the crop, or the interpolation is another.
     """
 
     image_size: Size = 224
     crop_ratio: float = 0.875
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    resize_to: Size | None = None
+    interpolation: str = "bicubic"
 
     def __post_init__(self):
         height_width(self.image_size)
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"`crop_ratio` lies in (0, 1]; 1 crops nothing. Received: {self.crop_ratio}")
+        if self.interpolation not in processor_config.INTERPOLATIONS.values():
+            raise ValueError(f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != CHANNELS or (name == "std" and min(values) <= 0):
+                raise ValueError(f"`{name}` takes one number per channel; of std positive ones. Received: {values}")
+        if any(before < after for before, after in zip(height_width(self.before_crop), self.size, strict=True)):
+            raise ValueError(f"`resize_to` must not be smaller than the crop {self.size}. Received: {self.resize_to}")
+
+    @classmethod
+    def from_preprocessor_config(cls, source: str | Path | Mapping[str, Any]) -> "ImageProcessor":
+        """Read preprocessor_config.json of Hugging Face, or the `pretrained_cfg` of timm's config.json.
+
+        Args:
+            source: The file, a folder that holds either, or its content as a dict.
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it asks for what this class does not do; it names the entry.
+        """
+        config = source if isinstance(source, Mapping) else processor_config.read(Path(source))
+        return cls(**processor_config.fields_from(config))
+
+    @classmethod
+    def from_model_name(cls, name: str, protocol: str = "deit") -> "ImageProcessor":
+        """What a published model expects, by its name; the image size is the number at its end.
+
+        Args:
+            name: Such as `deit_base_distilled_patch16_384`; Hugging Face's spelling as well.
+            protocol: One of `PROTOCOLS`.
+        Raises:
+            ValueError: If the name does not end in `patch16_224` or the like.
+        """
+        size = re.search(r"patch\d+[-_](\d+)$", name)
+        if not size:
+            raise ValueError(f"`name` must end in an image size, as deit_tiny_patch16_224 does. Received: {name!r}")
+        return cls(int(size.group(1))).with_protocol(protocol)
+
+    @classmethod
+    def from_config(cls, data: DataConfig, image_size: Size) -> "ImageProcessor":
+        """What a model of `image_size` that was trained under `data` expects."""
+        return cls(image_size, data.crop_ratio, data.mean, data.std)
+
+    def with_protocol(self, protocol: str) -> "ImageProcessor":
+        """The same normalisation with the resize and crop of a published evaluation.
+
+        Raises:
+            ValueError: If `protocol` is none of `PROTOCOLS`.
+        """
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"`protocol` is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}")
+        ratio, squash = PROTOCOLS[protocol](max(self.size))
+        before = tuple(int(side / ratio) for side in self.size)
+        return replace(self, crop_ratio=ratio, resize_to=before if squash else None)
+
+    def to_preprocessor_config(self, layout: str = "huggingface") -> dict[str, Any]:
+        """The opposite of `from_preprocessor_config`, for transformers or for timm.
+
+        Args:
+            layout: `huggingface`, or `timm` for the `pretrained_cfg` of its config.json.
+        Raises:
+            ValueError: If timm, which knows ratios alone, has none for `resize_to`.
+        """
+        described = (self.size, self.before_crop, self.interpolation, self.mean, self.std)
+        if layout == "timm":
+            return processor_config.to_timm(*described, self.crop_ratio)
+        return processor_config.to_huggingface(*described)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the result in pixels."""
         return height_width(self.image_size)
 
+    @property
+    def before_crop(self) -> Size:
+        """The short side before the crop, or both sides to which the image is squashed."""
+        height, width = self.size
+        if self.resize_to is not None:
+            return self.resize_to
+        return int(height / self.crop_ratio) if height == width else tuple(int(s / self.crop_ratio) for s in self.size)
+
+    def __str__(self) -> str:
+        before = self.before_crop
+        how = f"short side {before}" if isinstance(before, int) else f"squashed to {before[0]} x {before[1]}"
+        return f"{how}, {self.interpolation}, center crop {self.size[0]} x {self.size[1]}"
+
     def crop(self, image: tf.Tensor) -> tf.Tensor:
         """Resize and centre-crop uint8 [H, W, 3] to uint8 [*size, 3]."""
-        height, width = self.size
-        if height == width:
-            return center_crop(resize_short_side(image, int(height / self.crop_ratio)), self.size)
-        return center_crop(resize(image, [int(side / self.crop_ratio) for side in self.size]), self.size)
+        before = self.before_crop
+        step = resize_short_side if isinstance(before, int) else resize
+        return center_crop(step(image, before, self.interpolation), self.size)
 
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
         """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalised."""
         return normalize(self.crop(decode_image(encoded)), self.mean, self.std)
+
+    def batch(self, images: Any) -> np.ndarray:
+        """Turn images of any kind and size into a batch, outside of tf.data.
+
+        Args:
+            images: One or a sequence, mixed at will, of: a path; the bytes of a file; a PIL image; a uint8
+                array [H, W, 3], [H, W, 1] or [H, W].
+        Returns:
+            float32 [n, *size, 3], normalised.
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If an image cannot be read; it is named.
+        """
+        several = images if isinstance(images, (list, tuple)) else [images]
+        pixels = [_pixels(image, f"image {i}") for i, image in enumerate(several)]
+        if not pixels:
+            raise ValueError("`images` must hold one image at least. Received none.")
+        return np.stack([normalize(self.crop(image), self.mean, self.std).numpy() for image in pixels])
+
+
+# How an evaluation with images of `size` pixels crops: (crop ratio, whether it squashes before).
+PROTOCOLS: dict[str, Callable[[int], tuple[float, bool]]] = {
+    "deit": lambda size: (0.875, False),  # facebookresearch/deit datasets.py: 256 -> 224, 438 -> 384
+    "timm": lambda size: (1.0 if size >= 384 else 0.9, False),  # timm/models/deit.py, crop_pct: 248 -> 224, 384 -> 384
+    "huggingface": lambda size: (0.875, True),  # transformers, DeiTImageProcessor: 256 x 256 -> 224
+}
+
+
+def _pixels(image: Any, name: str) -> tf.Tensor:
+    """One image of any kind as uint8 [H, W, 3]; a path is its own name."""
+    if isinstance(image, (str, Path)):
+        name, image = str(image), Path(image).read_bytes()
+    if isinstance(image, bytes):
+        try:
+            return decode_image(image)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"{name} is no image that can be decoded, or it is cut short.") from error
+    if hasattr(image, "convert"):  # of PIL
+        image = image.convert("RGB")
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, CHANNELS) or 0 in pixels.shape:
+        raise ValueError(
+            f"{name} must be a path, bytes, a PIL image or a uint8 array [H, W, 3], 0..255. "
+            f"Received: {type(image).__name__} {pixels.dtype} {pixels.shape}"
+        )
+    return tf.constant(np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS)))

@@ -1,6 +1,19 @@
 """Networks: tensors in, tensors out. They know no files, no data and no training recipe."""
 
 from deit_tf.models.deit import build_deit, heads
-from deit_tf.models.variants import VARIANTS, create_model, list_models
+from deit_tf.models.features import attention_maps, features
+from deit_tf.models.masked import build_masked, create_masked_model
+from deit_tf.models.variants import VARIANTS, create_model, list_models, restore_model
 
-__all__ = ["VARIANTS", "build_deit", "create_model", "heads", "list_models"]
+__all__ = [
+    "VARIANTS",
+    "attention_maps",
+    "build_deit",
+    "build_masked",
+    "create_masked_model",
+    "create_model",
+    "features",
+    "heads",
+    "list_models",
+    "restore_model",
+]

@@ -89,10 +89,12 @@ class AttentionWeights(keras.layers.Layer):
         self.block = block
 
     def call(self, x):
+        """[B, h, N, N] of [B, N, D]."""
         weights, _ = self.block.attn.attend(self.block.norm1(x))
         return weights
 
     def compute_output_shape(self, shape):
+        """Shape of the weights."""
         return (shape[0], self.block.num_heads, shape[1], shape[1])
 
 

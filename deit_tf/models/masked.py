@@ -12,7 +12,7 @@ from deit_tf import losses
 from deit_tf.config import ModelConfig
 from deit_tf.models.deit import CHANNELS, build_deit
 from deit_tf.models.layers import LINEAR_STD, Block, MaskPatches, PixelShuffle
-from deit_tf.models.variants import model_config
+from deit_tf.models.variants import create_model
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -48,19 +48,7 @@ def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
     Raises:
         ValueError: As `build_deit`.
     """
-    trunk = build_deit(replace(config, num_classes=1))
-    patch_embed = trunk.get_layer("patch_embed")
-    grid = patch_embed.grid(trunk.input_shape)
-    image = keras.Input(trunk.input_shape[1:], name="image")
-    mask = keras.Input((grid[0] * grid[1],), dtype="bool", name="mask")
-    x = MaskPatches(name="mask_patches")(patch_embed(image), mask)  # [B, N, D]
-    for name_or_block in ("tokens", *(layer.name for layer in trunk.layers if isinstance(layer, Block)), "norm"):
-        x = trunk.get_layer(name_or_block)(x)  # [B, N + 2, D]
-    prefix = trunk.get_layer("tokens").prefix
-    x = ops.reshape(x[:, prefix:], (-1, *grid, config.embed_dim))  # [B, H/P, W/P, D]
-    x = _decoder(config.patch_size)(x)  # [B, H/P, W/P, 3 P P]
-    reconstruction = PixelShuffle(config.patch_size, dtype="float32", name="decoder.1")(x)
-    return MaskedImageModel({"image": image, "mask": mask}, reconstruction, name=name)
+    return _on_trunk(build_deit(replace(config, num_classes=1)), name)
 
 
 def create_masked_model(name: str, **overrides) -> keras.Model:
@@ -72,11 +60,25 @@ def create_masked_model(name: str, **overrides) -> keras.Model:
     Returns:
         What `build_masked` returns.
     """
-    return build_masked(model_config(name, **overrides), name=f"{name}_masked")
+    return _on_trunk(create_model(name, num_classes=1, **overrides), f"{name}_masked")
+
+
+def _on_trunk(trunk: keras.Model, name: str) -> keras.Model:
+    """Run the layers of a classifier, up to its final norm, on masked patches, and decode."""
+    patch_embed, tokens = trunk.get_layer("patch_embed"), trunk.get_layer("tokens")
+    rows, columns = patch_embed.grid(trunk.input_shape)
+    image = keras.Input(trunk.input_shape[1:], name="image")
+    mask = keras.Input((rows * columns,), dtype="bool", name="mask")
+    x = tokens(MaskPatches(name="mask_patches")(patch_embed(image), mask))  # [B, N + 2, D]
+    for block in (layer for layer in trunk.layers if isinstance(layer, Block)):
+        x = block(x)
+    x = trunk.get_layer("norm")(x)[:, tokens.prefix :]  # [B, N, D]
+    x = ops.reshape(x, (-1, rows, columns, patch_embed.embed_dim))
+    x = _decoder(patch_embed.patch_size)(x)  # [B, H/P, W/P, 3 P P]
+    reconstruction = PixelShuffle(patch_embed.patch_size, dtype="float32", name="decoder.1")(x)
+    return MaskedImageModel({"image": image, "mask": mask}, reconstruction, name=name)
 
 
 def _decoder(patch_size: int) -> keras.layers.Layer:
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
-    return keras.layers.Conv2D(
-        CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0"
-    )
+    return keras.layers.Conv2D(CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0")

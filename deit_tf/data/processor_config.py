@@ -1,0 +1,143 @@
+"""How Hugging Face and timm write down what a model expects of its images, in and out; plain dicts, no pixels.
+
+Formats: transformers, image_processing_deit.py and image_processing_bit.py; timm/data/config.py.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Size, Triple
+
+INTERPOLATIONS = {3: "bicubic", 2: "bilinear"}  # by Pillow's number
+FILES = ("preprocessor_config.json", "config.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file, or that of a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no JSON object.
+    """
+    file = next((path / name for name in FILES if (path / name).is_file()), path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no {FILES[0]} and no folder with one.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the encoding as well
+        raise ValueError(f"{file} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold one JSON object. Received: a {type(content).__name__}")
+    return content
+
+
+def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an ImageProcessor from either library's config.
+
+    Raises:
+        ValueError: If it asks for what ImageProcessor does not do; it names the entry.
+    """
+    config = config.get("pretrained_cfg", config)
+    return _from_timm(config) if "input_size" in config else _from_huggingface(config)
+
+
+def to_huggingface(
+    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple
+) -> dict[str, Any]:
+    """preprocessor_config.json for a crop of `size` out of an image resized to `before`."""
+    # DeiTImageProcessor squashes; the short side is what BitImageProcessor resizes, with the same steps after it.
+    squash = not isinstance(before, int)
+    return {
+        "image_processor_type": "DeiTImageProcessor" if squash else "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": _pair(before) if squash else {"shortest_edge": before},
+        "resample": next(number for number, name in INTERPOLATIONS.items() if name == interpolation),
+        "do_center_crop": True,
+        "crop_size": _pair(size),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def to_timm(
+    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple, ratio: float
+) -> dict[str, Any]:
+    """The same as `pretrained_cfg` of timm, which rounds size / ratio down; `ratio` where it fits, else another."""
+    sides = list(zip(size, (before, before) if isinstance(before, int) else before, strict=True))
+    candidates = [ratio, *(s / b for s, b in sides), *(s / (b + 0.5) for s, b in sides)]
+    ratio = next((r for r in candidates if all(int(s / r) == b for s, b in sides)), None)
+    if ratio is None or (isinstance(before, int) and size[0] != size[1]):
+        raise ValueError(f"timm has no crop ratio that makes {size} of {before}. Use the layout of Hugging Face.")
+    return {
+        "input_size": [3, *size],
+        "interpolation": interpolation,
+        "crop_pct": ratio,
+        "crop_mode": "center" if isinstance(before, int) else "squash",
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def _pair(size: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("height", "width"), size, strict=True))
+
+
+def _from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
+    _only(config, "do_resize", True)
+    _only(config, "do_rescale", True)
+    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+        raise ValueError(f"`rescale_factor` of a preprocessor config is 1 / 255. Received: {config['rescale_factor']}")
+    resample = config.get("resample", 3)
+    if resample not in INTERPOLATIONS:
+        raise ValueError(f"`resample` of a preprocessor config is 3 (bicubic) or 2 (bilinear). Received: {resample}")
+    before = _sides(config.get("size", 256), "size")
+    crops = config.get("do_center_crop", "crop_size" in config)
+    if not crops and isinstance(before, int):
+        raise ValueError(f"Without `do_center_crop`, `size` has a height and a width. Received: size={config['size']}")
+    crop = _sides(config.get("crop_size", 224), "crop_size") if crops else before
+    normalizes = config.get("do_normalize", True)
+    return {
+        "image_size": (crop, crop) if isinstance(crop, int) else crop,
+        "resize_to": before,
+        "mean": tuple(config.get("image_mean", IMAGENET_MEAN)) if normalizes else (0.0,) * 3,
+        "std": tuple(config.get("image_std", IMAGENET_STD)) if normalizes else (1.0,) * 3,
+        "interpolation": INTERPOLATIONS[resample],
+    }
+
+
+def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    size, ratio = tuple(config["input_size"][1:]), config.get("crop_pct", 0.875)
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
+        raise ValueError(f"`crop_mode` of a timm config is squash, or center for a square. Received: {mode} for {size}")
+    return {
+        "image_size": size,
+        "crop_ratio": ratio,
+        "resize_to": tuple(int(side / ratio) for side in size) if mode == "squash" else None,
+        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("std", IMAGENET_STD)),
+        "interpolation": config.get("interpolation", "bicubic"),
+    }
+
+
+def _sides(value: Any, name: str) -> Size:
+    """A size as Hugging Face writes it: the short side as a number; height and width as a pair."""
+    if isinstance(value, Mapping):
+        value = value.get("shortest_edge", (value.get("height"), value.get("width")))
+    elif isinstance(value, int):
+        value = (value, value)  # of the old feature extractors, which squash to a square
+    numbers = [value] if isinstance(value, int) else value
+    if not isinstance(numbers, (tuple, list)) or not all(isinstance(side, int) and side > 0 for side in numbers):
+        raise ValueError(f"`{name}` of a preprocessor config is a number, or height and width. Received: {value!r}")
+    return value if isinstance(value, int) else tuple(value)
+
+
+def _only(config: Mapping[str, Any], name: str, value: Any) -> None:
+    if config.get(name, value) is not value:
+        raise ValueError(f"`{name}` of a preprocessor config must be {value}. Received: {config[name]!r}")
