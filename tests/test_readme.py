@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_script_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (script,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    script = re.findall(r"```python\n(.*?)```", README, re.S)[0]
     exec(compile(script, "README.md", "exec"), {})
     assert keras.saving.load_model(tmp_path / "student.keras").output_shape == (None, 10)
 
