@@ -17,7 +17,9 @@ CONFIG = read_config(Path(__file__).parent.parent / "configs" / "demo_digits.yam
 def test_the_sheet_shows_what_the_student_is_fed(tmp_path):
     config = replace(CONFIG, augment=replace(CONFIG.augment, recipe="none", scale=None, label_smoothing=0.0))
     sheet = np.asarray(Image.open(preview(config, str(tmp_path / "sheet.png"), images=5, columns=3)))
-    batch, _ = next(train_dataset(open_sources(config.data)[0], config.data, config.augment, 16, epochs=1).as_numpy_iterator())
+    batch, _ = next(
+        train_dataset(open_sources(config.data)[0], config.data, config.augment, 16, epochs=1).as_numpy_iterator()
+    )
     first = np.round((batch[0] * config.data.std + config.data.mean) * 255).astype(np.uint8)
     shown = sheet[8 : 8 + 96 : 6, 8 : 8 + 96 : 6]  # 16 pixels enlarged six times, after a margin of 8
     assert np.abs(shown.astype(int) - first).max() <= 1  # normalising and back, in float32
