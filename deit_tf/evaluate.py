@@ -18,7 +18,7 @@ from deit_tf.config import DataConfig
 from deit_tf.data import Source, eval_dataset, open_sources
 from deit_tf.data.real import real_source
 from deit_tf.data.sources import open_whole
-from deit_tf.predict import Opened, open_model
+from deit_tf.predict import Opened, open_model, run_above
 from deit_tf.runs import class_order, replacing, write_json
 
 OWN = "own"  # the preprocessing that the model came with
@@ -68,12 +68,14 @@ def evaluate(
         FileNotFoundError: If there is nothing at `path`, or no run to take the data from.
         ValueError: If the images have a class that the model does not know, or a label file does not fit them.
     """
+    if source is None and run is None and run_above(path) is None:
+        raise FileNotFoundError(f"{path} lies in no run directory. Pass --run RUN, or --source for the images.")
     replicas = tf.distribute.MirroredStrategy() if strategy == "mirrored" else None
     opened = open_model(path, run, model, replicas)
     data = opened.config.data if opened.config else DataConfig(source=source or "")
     data = replace(data, batch_size=batch_size or data.batch_size, data_dir=data_dir or data.data_dir)
     if not data.source:
-        raise FileNotFoundError(f"{path} lies in no run directory. Pass --run RUN, or --source for the images.")
+        raise FileNotFoundError(f"{path} has no config beside it. Pass --run RUN, or --source for the images.")
     if split is not None:
         data = replace(data, train_split=split, eval_split=split)
     if real_labels is not None and (out is not None or source is None):
@@ -96,13 +98,14 @@ class _Counts:
     """Hits by head and rank, and the confusion matrix, over the batches of an evaluation.
 
     Args:
-        classes: Outputs of the model.
         order: The output that means each class of the data; None where an image has several right ones.
     """
 
     def __init__(self, order: np.ndarray | None):
         self.order, self.hits, self.images, self.seconds, self.timed = order, {}, 0, 0.0, 0
-        self.confusion = None if order is None else np.zeros((len(order), len(order) + 1), np.int64)
+        if order is not None:
+            self.label_of = {output: label for label, output in enumerate(order.tolist())}
+            self.confusion = np.zeros((len(order), len(order) + 1), np.int64)  # [true, answered or other]
 
     def add(self, logits: dict[str, np.ndarray], right: Callable[[np.ndarray], np.ndarray], labels: np.ndarray):
         """Count a batch; `right` tells of classes [B, k] which are right."""
@@ -113,10 +116,8 @@ class _Counts:
             for top in TOP:
                 key = f"top{top}_{name}"
                 self.hits[key] = self.hits.get(key, 0) + int(hits[:, :top].any(-1).sum())
-            if name == "mean" and self.confusion is not None:
-                back = {output: label for label, output in enumerate(self.order)}
-                # Classes of the model that the data has not share the last column.
-                answers = [back.get(int(output), len(self.order)) for output in ranking[:, 0]]
+            if name == "mean" and self.order is not None:
+                answers = [self.label_of.get(output, len(self.order)) for output in ranking[:, 0].tolist()]
                 np.add.at(self.confusion, (labels, answers), 1)
 
     def figures(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 WIDTH, HEIGHT = 480, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 26  # margins around the plot
 TICKS = 5
 LARGEST_PICTURE = 224
 ORANGE = (255, 140, 0)

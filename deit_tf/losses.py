@@ -59,7 +59,7 @@ def masked_l1(images, reconstruction, mask):
     Args:
         images: [B, H, W, 3].
         reconstruction: [B, H, W, 3].
-        mask: bool [B, H/P * W/P], true where a patch is hidden, row by row; P is square.
+        mask: [B, H/P * W/P], 1 or true where a patch is hidden, row by row; patches are square.
     Returns:
         A scalar; 0 where nothing is hidden.
     Source: transformers, DeiTForMaskedImageModeling: the sum over (number of hidden pixels + 1e-5),

@@ -51,7 +51,7 @@ def open_model(
         strategy: Replicas to spread each batch over; a Keras model alone.
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        ValueError: If `strategy` is given for a SavedModel or .tflite file.
+        ValueError: If `strategy` is given for a SavedModel or .tflite file, or the model is no classifier.
     """
     file = Path(path)
     saved = (file / "saved_model.pb").is_file()
@@ -100,10 +100,17 @@ def predict_files(
     return results
 
 
+def run_above(path: str | Path) -> Path | None:
+    """The nearest run directory that `path` is or lies in."""
+    here = Path(path).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), None)
+
+
 def _open_keras(path: str, run: str | None, name: str | None, strategy: tf.distribute.Strategy | None) -> Opened:
-    scope = (strategy or tf.distribute.get_strategy()).scope()
-    with scope:
+    with (strategy or tf.distribute.get_strategy()).scope():
         own = load_run(path, name)
+        if not isinstance(own.model.output_shape, tuple) or len(own.model.output_shape) != 2:
+            raise ValueError(f"{path} is no classifier: it gives {own.model.output_shape} instead of logits [B, C].")
         described = load_run(run) if run else own
         network = heads(own.model) if has_two_heads(own.model) else own.model
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
@@ -133,8 +140,9 @@ def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
         outputs = tf.nest.map_structure(strategy.experimental_local_results, step(spread))
-        join = lambda answers: np.concatenate([a.numpy() for a in answers])[: len(images)]  # noqa: E731
-        return {key: join(answers) for key, answers in outputs.items()} if isinstance(outputs, dict) else join(outputs)
+        if isinstance(outputs, dict):
+            return {head: np.concatenate(answers)[: len(images)] for head, answers in outputs.items()}
+        return np.concatenate(outputs)[: len(images)]
 
     return call
 
@@ -147,7 +155,5 @@ def _both_heads(saved) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
 
 def _nearest_run(path: Path) -> Run | None:
-    """The nearest folder above that is a run."""
-    here = path.resolve()
-    folder = next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), None)
+    folder = run_above(path)
     return load_run(folder) if folder else None

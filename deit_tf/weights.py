@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -117,14 +117,14 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     return tensors, _facts(path, tensors)
 
 
-def load_weights(model: keras.Model, state: State, facts: Facts) -> None:
+def load_weights(model: keras.Model, state: State, facts: Facts, heads: Literal["keep", "new"] | None = None) -> None:
     """Put weights that were read into a model, and log what is done to them.
 
     Args:
         model: What build_deit or build_regnet made.
         state: The tensors, as `read_weights` gives them.
-        facts: What it tells about them. Heads of another class count stay as the model has them; a position
-            embedding of another image size is resized.
+        facts: What it tells about them; a position embedding of another image size is resized.
+        heads: As of `load_reference`; by default those of another class count stay as the model has them.
     Raises:
         ValueError: If the weights do not fit; the model is unchanged.
     """
@@ -132,8 +132,9 @@ def load_weights(model: keras.Model, state: State, facts: Facts) -> None:
     classes, wanted = described.get("num_classes"), model.output_shape[-1]
     patch, size = described.get("patch_size"), facts.image_size
     grid = (size[0] // patch, size[1] // patch) if patch and size else None
-    load_reference(model, state, heads="keep" if classes == wanted else "new", grid=grid)
-    if classes != wanted:
+    heads = heads or ("keep" if classes == wanted else "new")
+    load_reference(model, state, heads=heads, grid=grid)
+    if heads == "new":
         log.info("%s has %s classes, the model %d: its heads are new.", facts.source, classes or "no", wanted)
     side = described.get("image_size")
     if patch and (size or (side, side)) != model.input_shape[1:3]:
@@ -165,12 +166,15 @@ def write_weights(
         The folder.
     Raises:
         FileExistsError: If `folder` exists.
-        ValueError: If the layout has no name for a weight, or the labels are not as many as the classes.
+        ValueError: If the model is no DeiT or RegNetY, the layout has no name for a weight, or the labels are not
+            as many as the classes.
     """
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
     state = to_reference(model, layout)
+    if not any(key.endswith(("head.weight", "head.fc.weight", "classifier.weight")) for key in state):
+        raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}")
     files = {CONFIG: _CONFIGS[layout](model, state, labels, preprocessing)}
@@ -380,7 +384,7 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
     """config.json of timm's hub folders; `model_args` make the named architecture this very model."""
     block = _first_block(model)
     classes = model.output_shape[-1]
-    features = next(state[key].shape[1] for key in ("head.weight", "head.fc.weight") if key in state)
+    features = state["head.weight" if block else "head.fc.weight"].shape[1]
     config = {"architecture": model.name, "num_classes": classes, "num_features": features}
     if block:
         if not re.fullmatch(r"deit_(tiny|small|base)_(distilled_)?patch16_(224|384)", model.name):

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import deit_tf
 from deit_tf.cli import main
 from deit_tf.evaluate import evaluate
+from deit_tf.predict import open_model
 from deit_tf.runs import class_order, load_run
 from deit_tf.serving import export_saved_model
 from deit_tf.tflite import export_tflite
@@ -124,6 +125,12 @@ def test_replicas_are_for_keras_models(made, capsys):
     assert "`strategy` spreads a Keras model" in capsys.readouterr().err
 
 
+def test_a_model_without_logits_is_refused(tmp_path):
+    deit_tf.create_masked_model("deit_test").save(tmp_path / "masked.keras")
+    with pytest.raises(ValueError, match="is no classifier"):
+        open_model(str(tmp_path))
+
+
 def test_class_orders():
     words = ("ant", "bee", "cat")
     assert class_order(("cat", "ant"), words, 3) == [2, 0]
@@ -151,6 +158,35 @@ def test_folders_named_by_number_are_in_the_order_of_numbers(tmp_path):
     assert figures["top1"] == figures["top1_cls"] == 3 / 4
     # Sorted as text 10 comes before 2, and an answer that the data has no class for is `other`.
     assert rows(tmp_path / "out" / "confusion.csv")[1:] == [["10", "3", "0", "0"], ["2", "1", "0", "0"]]
+
+
+def test_a_split_of_tensorflow_datasets(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Matched(tfds.core.GeneratorBasedBuilder):
+        """Pictures for evaluation alone, with wnids for names, as imagenet_v2 has them."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=[f"n0000000{i}" for i in range(4)])
+            features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(5):
+                yield i, {"image": np.full((9, 8, 3), 20 * i, np.uint8), "label": min(i, 3)}
+
+    Matched(data_dir=tmp_path, version="1.0.0").download_and_prepare()
+    model = deit_tf.create_model("deit_test", num_classes=4)
+    for head in ("head", "head_dist"):
+        model.get_layer(head).bias.assign([0, 0, 0, 9])
+    model.save(tmp_path / "model.keras")
+    figures = evaluate(str(tmp_path / "model.keras"), source="tfds:matched", split="test", data_dir=str(tmp_path))
+    assert (figures["images"], figures["top1"], figures["top5"]) == (5, 2 / 5, 1)
 
 
 def real_images(folder, names):

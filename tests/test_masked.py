@@ -1,6 +1,8 @@
 """Masked image modelling: Hugging Face's loss and reconstruction, training, and the way into a classifier."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -96,6 +98,35 @@ def test_fit_lowers_the_loss_and_the_file_round_trips(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "masked.keras")
     np.testing.assert_array_equal(loaded(inputs), model(inputs))
     assert loaded.evaluate(inputs, verbose=0) == pytest.approx(model.evaluate(inputs, verbose=0))
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf, deit_tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+rng = np.random.default_rng(0)
+mask = np.stack([rng.permutation(16) < 10 for _ in range(8)]).astype("f")  # as many in each image, as masks are drawn
+images = rng.normal(size=(8, 32, 32, 3)).astype("f")
+
+def train(strategy):
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = deit_tf.create_masked_model("deit_test", depth=1)
+        model.compile(keras.optimizers.SGD(0.5))  # AdamW would hide a doubled gradient
+    batches = tf.data.Dataset.from_tensor_slices({"image": images, "mask": mask})
+    batches = batches.batch(8, drop_remainder=True).repeat(2)
+    return model.fit(batches, verbose=0).history["loss"], [np.array(w) for w in model.weights]
+
+one, two = train(tf.distribute.get_strategy()), train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+# Sums of 4 + 4 instead of 8 float32 gradients, twice.
+np.testing.assert_allclose(two[0], one[0], atol=1e-5)
+for a, b in zip(one[1], two[1], strict=True):
+    np.testing.assert_allclose(b, a, atol=1e-5)
+"""
+
+
+def test_two_replicas_train_as_one():
+    subprocess.run([sys.executable, "-c", REPLICAS], check=True, timeout=300)  # devices are split before they are used
 
 
 @pytest.mark.parametrize("image_size", [32, (48, 32)])

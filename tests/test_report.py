@@ -102,7 +102,8 @@ def headings(path):
 def test_sections_of_a_student(page):
     assert headings(page) == [
         "Who is right, and who agrees", "Curves", "Classes", "Confusion", "Most confident mistakes",
-        "Where class head, distillation head, teacher disagree", "Where the attention comes from", "Exported artefacts", "Config",
+        "Where class head, distillation head, teacher disagree", "Where the attention comes from",
+        "Exported artefacts", "Config",
     ]  # fmt: skip
     text = page.read_text()
     for chart in ("Loss", "Learning rate", "Gradient norm", "Images per second", "Accuracy of each head, held out"):

@@ -174,6 +174,20 @@ def test_a_masked_model_gives_its_trunk(tmp_path):
     np.testing.assert_array_equal(to_reference(model)["cls_token"], state["deit.embeddings.cls_token"])
 
 
+def test_heads_on_request(folder):
+    _, state = golden("hf_deit_with_teacher")
+    fresh = deit_tf.create_model("deit_test", weights=folder, heads="new")
+    assert np.abs(to_reference(fresh)["head.weight"] - state["cls_classifier.weight"]).max() > 0.1
+    with pytest.raises(ValueError, match="misshapen: head.weight"):
+        deit_tf.create_model("deit_test", weights=folder, num_classes=3, heads="keep")
+
+
+def test_only_classifiers_are_written(tmp_path):
+    masked = deit_tf.create_masked_model("deit_test")
+    with pytest.raises(ValueError, match="must be a classifier"):
+        write_weights(masked, tmp_path / "out", layout="huggingface", preprocessing={})
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-100])
 

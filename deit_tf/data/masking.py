@@ -35,11 +35,12 @@ def block_mask(seed: tf.Tensor, config: MaskConfig, image_size: tuple[int, int],
         image_size: Height and width in pixels.
         patch_size: Side of a patch in pixels.
     Returns:
-        bool [H/P * W/P], true where a patch is hidden, row by row.
+        float32 [H/P * W/P], 1 where a patch is hidden, row by row.
     """
     rows, columns = (side // config.unit for side in image_size)
     hidden = math.ceil(rows * columns * config.ratio)
     order = tf.argsort(tf.random.stateless_uniform([rows * columns], seed))  # a random permutation
     blocks = tf.reshape(tf.argsort(order) < hidden, [rows, columns])  # exactly `hidden` of them
     scale = config.unit // patch_size
-    return tf.reshape(tf.repeat(tf.repeat(blocks, scale, axis=0), scale, axis=1), [-1])
+    patches = tf.repeat(tf.repeat(blocks, scale, axis=0), scale, axis=1)  # bool [H/P, W/P]
+    return tf.reshape(tf.cast(patches, tf.float32), [-1])

@@ -100,7 +100,7 @@ def masked_dataset(
         seed: Seed of everything that is drawn.
         first_step: Steps to leave out at the start, to resume exactly.
     Returns:
-        Batches of `{"image": float32 [B, H, W, 3], "mask": bool [B, H/P * W/P]}`.
+        Batches of `{"image": float32 [B, H, W, 3], "mask": float32 [B, H/P * W/P]}`.
     Raises:
         ValueError: If there are fewer images than a batch, or the mask does not fit the model.
     """

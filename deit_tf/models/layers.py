@@ -271,7 +271,7 @@ class MaskPatches(keras.layers.Layer):
 
     Call arguments:
         patches: [B, N, D].
-        mask: bool [B, N], true where a patch is hidden.
+        mask: [B, N], not 0 where a patch is hidden.
     Returns:
         [B, N, D].
     Source: SimMIM (Xie et al. 2022), section 3.1; microsoft/SimMIM models/simmim.py.
@@ -285,7 +285,7 @@ class MaskPatches(keras.layers.Layer):
 
     def call(self, patches, mask):
         token = ops.cast(self.mask_token, patches.dtype)
-        return ops.where(mask[..., None], token, patches)
+        return ops.where(ops.cast(mask, "bool")[..., None], token, patches)
 
     def compute_output_shape(self, patches_shape, mask_shape=None):
         return patches_shape

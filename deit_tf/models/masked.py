@@ -20,8 +20,8 @@ class MaskedLoss(keras.losses.Loss):
     """`losses.masked_l1` of `{"image", "mask"}` and a reconstruction, as a share of the replicas' sum."""
 
     def call(self, y_true, y_pred):
-        """The loss of a batch."""
-        return losses.masked_l1(y_true["image"], y_pred, y_true["mask"])
+        """The loss of a batch, [1]: Keras divides by the number of replicas only what it has to reduce."""
+        return losses.masked_l1(y_true["image"], y_pred, y_true["mask"])[None]
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -43,8 +43,8 @@ def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
         config: The model in numbers; `num_classes` plays no part.
         name: Name of the Keras model.
     Returns:
-        A model from `image`, float32 [B, H, W, 3], normalised, and `mask`, bool [B, H/P * W/P], true
-        where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3].
+        A model from `image`, float32 [B, H, W, 3], normalised, and `mask`, [B, H/P * W/P], 1 or
+        true where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3].
     Raises:
         ValueError: As `build_deit`.
     """
@@ -68,7 +68,8 @@ def _on_trunk(trunk: keras.Model, name: str) -> keras.Model:
     patch_embed, tokens = trunk.get_layer("patch_embed"), trunk.get_layer("tokens")
     rows, columns = patch_embed.grid(trunk.input_shape)
     image = keras.Input(trunk.input_shape[1:], name="image")
-    mask = keras.Input((rows * columns,), dtype="bool", name="mask")
+    # Numbers and not bool: under MirroredStrategy Keras 3.15 adds up the first batch of all replicas.
+    mask = keras.Input((rows * columns,), name="mask")
     x = tokens(MaskPatches(name="mask_patches")(patch_embed(image), mask))  # [B, N + 2, D]
     for block in (layer for layer in trunk.layers if isinstance(layer, Block)):
         x = block(x)

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal
 
 import keras
 
@@ -42,6 +43,7 @@ def create_model(
     image_size: Size | None = None,
     drop_path_rate: float = 0.0,
     weights: str | Path | None = None,
+    heads: Literal["keep", "new"] | None = None,
     **overrides,
 ) -> keras.Model:
     """Build a DeiT by name, with fresh weights or with those of a file, a folder or the hub.
@@ -55,6 +57,8 @@ def create_model(
         drop_path_rate: Stochastic depth of the last block, for training; the paper takes 0.1.
         weights: What `read_weights` takes: a file or folder of timm, Hugging Face or the original, a `.keras` file
             or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon of their layer norms is kept.
+        heads: `new` passes over the heads of the weights, `keep` insists on them; by default they are kept
+            where they have as many classes.
         **overrides: Other fields of `ModelConfig`, such as `patch_size` or `layer_norm_eps`.
     Returns:
         A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
@@ -80,7 +84,7 @@ def create_model(
     if "layer_norm_eps" not in overrides:
         config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
     model = build_deit(config, name=name)
-    load_weights(model, state, facts)
+    load_weights(model, state, facts, heads)
     return model
 
 
