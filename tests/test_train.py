@@ -128,7 +128,7 @@ def test_processor_and_samples_of_a_run(runs):
     "arguments, message",
     [
         (["train", "--out", "{runs}/distilled"], "holds a finished run"),
-        (["train", "--model.name", "deit_tset"], "Did you mean 'deit_test'"),
+        (["train", "--model.name", "deit_tset", "--distill.kind", "none"], "Did you mean 'deit_test'"),
         (["train", "--distill.teacher", "{runs}/nobody"], "is no run directory"),
         (["train", "--distill.teacher", "null"], "needs a teacher"),
         (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
