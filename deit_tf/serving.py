@@ -154,11 +154,15 @@ class LoadedModel:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
+        logger = tf.get_logger()
+        level = logger.level
+        logger.setLevel("ERROR")  # it advises tf.saved_model.load, which finds variables as no server does
         try:
-            # Not tf.saved_model.load, which finds variables through Python objects that a server does not have.
             graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             raise ExportError(f"{path} does not load in a C++ session: {error}") from error
+        finally:
+            logger.setLevel(level)
         self.signatures = dict(graph.signature_def)
         assets = self.path / "assets" / LABELS_FILE
         self.labels = assets.read_text(encoding="utf-8").splitlines() if assets.exists() else []
