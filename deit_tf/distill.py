@@ -76,6 +76,7 @@ class Distiller(keras.Model):
         names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in both.output)]
         names += ["distillation_loss", "teacher_agreement"] if self.distils else []
         self.means = {name: keras.metrics.Mean(name=name) for name in names}
+        self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
         self.teacher = teacher
         self.build(student.input_shape)
 
@@ -126,8 +127,10 @@ class Distiller(keras.Model):
             base, distillation = self._parts(logits, losses.smooth(targets, self.label_smoothing), teacher_logits)
             total = _weighted_mean(self._total(base, distillation), weight)
             # Keras sums gradients over replicas, so each replica gives its share.
-            share = self.optimizer.scale_loss(total / tf.distribute.get_strategy().num_replicas_in_sync)
+            scale = self.optimizer.scale_loss(1.0 / tf.distribute.get_strategy().num_replicas_in_sync)
+            share = total * scale
         gradients = tape.gradient(share, self.student.trainable_variables)
+        self.gradient_norm.update_state(tf.linalg.global_norm(gradients) / scale)  # of this replica's batch
         self.optimizer.apply(gradients, self.student.trainable_variables)
         return self._report(images, labels, targets, logits, teacher_logits, base, distillation, weight)
 
@@ -137,7 +140,8 @@ class Distiller(keras.Model):
         teacher_logits = self._teacher_logits(images)
         logits = self._heads(images, training=False)
         base, distillation = self._parts(logits, targets, teacher_logits)
-        return self._report(images, labels, targets, logits, teacher_logits, base, distillation, weight)
+        report = self._report(images, labels, targets, logits, teacher_logits, base, distillation, weight)
+        return {name: value for name, value in report.items() if name != self.gradient_norm.name}
 
     def make_train_function(self, force=False):
         self._require_teacher()

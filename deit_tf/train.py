@@ -164,7 +164,7 @@ def _fit(
         verbose=verbose,
         callbacks=[
             keras.callbacks.TerminateOnNaN(),
-            JsonLines(out / "metrics.jsonl"),
+            JsonLines(out / "metrics.jsonl", config.data.batch_size),
             keras.callbacks.TensorBoard(str(out / "tensorboard")),
         ],
     ).history

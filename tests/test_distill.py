@@ -87,6 +87,18 @@ def test_reported_accuracies():
     assert set(report) == {*expected, "loss", "base_loss", "distillation_loss"}
 
 
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_gradient_norm_is_that_of_the_loss(scale):
+    images, labels = batch()
+    made = distiller()
+    made.compile(keras.optimizers.SGD(0.1, loss_scale_factor=scale))
+    before = np.concatenate([np.ravel(w) for w in made.student.trainable_weights])
+    norm = made.fit(images, labels, batch_size=BATCH, verbose=0).history["gradient_norm"][0]
+    after = np.concatenate([np.ravel(w) for w in made.student.trainable_weights])
+    # SGD moves by 0.1 times the gradient; float32 weights of 0.02 lose some of it
+    assert norm == pytest.approx(np.linalg.norm(after - before) / 0.1, rel=1e-3)
+
+
 def test_soft_labels_weights_and_metrics():
     images, labels = batch()
     made = distiller()

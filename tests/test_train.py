@@ -48,6 +48,8 @@ def test_a_run_directory(runs):
         "teacher_agreement",
     ):
         assert {name, f"val_{name}"} <= set(lines[0])
+    assert lines[0]["gradient_norm"] > 0 and "val_gradient_norm" not in lines[0]
+    assert 1 < lines[0]["images_per_second"] < 1e6
     assert summary(run)["evaluation"]["accuracy"] == lines[0]["val_accuracy"]
     assert list((run / "tensorboard").rglob("events*"))
     config = read_config(run / "config.yaml")
