@@ -2,6 +2,8 @@
 
 import io
 import logging
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -232,6 +234,29 @@ def test_epochs_differ_and_a_resumed_stream_goes_on_exactly():
     for first in (1, steps - 1, steps, steps + 5):
         resumed = stream(take=-1, augment=AugmentConfig("light"), first_step=first)
         assert equal(resumed, whole[first:])
+
+
+REPLICAS = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from deit_tf.config import AugmentConfig, DataConfig
+from deit_tf.data import open_sources, train_dataset
+data = DataConfig("digits", batch_size=48)
+stream = train_dataset(open_sources(data)[0], data, AugmentConfig("deit"), 16, epochs=1, seed=3).take(3)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+shared = [[strategy.experimental_local_results(part) for part in batch]
+          for batch in strategy.experimental_distribute_dataset(stream)]
+whole = list(stream.as_numpy_iterator())
+assert len(shared) == len(whole) == 3
+for (images, labels), (image_parts, label_parts) in zip(whole, shared):
+    assert [len(part) for part in image_parts] == [24, 24]
+    assert (np.concatenate(image_parts) == images).all() and (np.concatenate(label_parts) == labels).all()
+"""
+
+
+def test_two_replicas_share_one_global_batch():
+    subprocess.run([sys.executable, "-c", REPLICAS], check=True, timeout=300)  # devices are split before they are used
 
 
 def test_repeated_augmentation_shows_each_image_three_times_anew():
