@@ -4,6 +4,7 @@ A config file names a model and a recipe, and says only what differs from them: 
 `None` keeps the named value. The numbers are the original's (facebookresearch/deit, main.py).
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -114,7 +115,7 @@ class AugmentConfig:
     Args:
         recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data), `none`.
         scale: Share of the image's area that the random crop keeps, smallest and largest;
-            null resizes the whole image.
+            1, 1 resizes the whole image, whatever `ratio`.
         ratio: Width / height of the random crop, smallest and largest.
         hflip: Probability of a horizontal flip.
         auto_augment: `rand-m9-mstd0.5-inc1` in timm's notation, `3-augment`, `keras-cv` (keras-cv's
@@ -145,11 +146,32 @@ class AugmentConfig:
     repeats: int | None = None
 
     def resolve(self) -> "AugmentConfig":
-        """The same config with every `None` replaced by the recipe's value."""
+        """The same config with every `None` replaced by the recipe's value.
+
+        Raises:
+            ValueError: If a value lies out of its range.
+        """
         given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(self, **{**RECIPES[self.recipe], **given})
+        resolved = replace(self, **{**RECIPES[self.recipe], **given})
+        for name, (low, high) in _AUGMENT_RANGES.items():
+            value = getattr(resolved, name)
+            if not low <= value <= high:
+                raise ValueError(f"`augment.{name}` lies in {low:g}..{high:g}. Received: {value}")
+        for name, high in (("scale", 1.0), ("ratio", math.inf)):
+            smallest, largest = getattr(resolved, name)
+            if not 0 < smallest <= largest <= high:
+                raise ValueError(
+                    f"`augment.{name}` is the smallest and the largest, above 0 and up to {high:g}. "
+                    f"Received: {(smallest, largest)}"
+                )
+        return resolved
 
 
+_AUGMENT_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("hflip", "random_erasing", "mix_probability", "mix_switch", "label_smoothing"), (0, 1)),
+    **dict.fromkeys(("mixup", "cutmix", "color_jitter"), (0, math.inf)),
+    "repeats": (1, math.inf),
+}
 _THIRDS = (3 / 4, 4 / 3)
 # paper, table 9 (deit); DeiT III, section 3.2 and README_revenge.md (3-augment); the last two are ours.
 RECIPES: dict[str, dict[str, Any]] = {

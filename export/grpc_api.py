@@ -36,7 +36,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, models: Models):
         self.models = models
 
-    def Predict(self, request, context):  # noqa: N802, the stub's name
+    def Predict(self, request, context):  # the name is the stub's
         """Run a signature; the fault of a client is INVALID_ARGUMENT or NOT_FOUND."""
         version, model = _find(self.models, request.model_spec, context)
         try:
@@ -52,7 +52,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
         return response
 
-    def GetModelMetadata(self, request, context):  # noqa: N802, the stub's name
+    def GetModelMetadata(self, request, context):  # the name is the stub's
         """The signatures."""
         version, model = _find(self.models, request.model_spec, context)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
@@ -67,7 +67,7 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, models: Models):
         self.models = models
 
-    def GetModelStatus(self, request, context):  # noqa: N802, the stub's name
+    def GetModelStatus(self, request, context):  # the name is the stub's
         """The state of each version, or of the one asked for."""
         try:
             return status(self.models, request.model_spec.name, request.model_spec.version.value or None)

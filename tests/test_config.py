@@ -46,6 +46,22 @@ def test_a_config_overrides_its_recipe():
     assert resolved.resolve() == resolved
 
 
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ({"mixup": -1.0}, "`augment.mixup` lies in 0..inf. Received: -1.0"),
+        ({"hflip": 1.5}, "`augment.hflip` lies in 0..1"),
+        ({"repeats": 0}, "`augment.repeats` lies in 1..inf"),
+        ({"scale": (0.5, 2.0)}, "`augment.scale` is the smallest and the largest, above 0 and up to 1"),
+        ({"ratio": (2.0, 1.0)}, "`augment.ratio` is the smallest and the largest"),
+        ({"random_erasing": float("nan")}, "`augment.random_erasing`"),
+    ],
+)
+def test_values_out_of_range_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig("light", **value).resolve()
+
+
 def test_the_papers_recipe():
     deit = AugmentConfig().resolve()
     assert (deit.auto_augment, deit.random_erasing, deit.mixup, deit.cutmix, deit.repeats) == (

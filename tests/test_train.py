@@ -136,6 +136,8 @@ def test_processor_and_samples_of_a_run(runs):
         (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
         (["train", "--data.batch_size", "5000"], "lies between 1 and the 1437"),
         (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=4"),
+        (["train", "--augment.auto_augment", "rand-m99", "--distill.kind", "none"], "error: `m` takes a whole number"),
+        (["train", "--augment.mixup", "-1", "--distill.kind", "none"], "`augment.mixup` lies in 0..inf"),
         (["train-teacher", "--teacher.name", "regnety_999"], "Unknown network"),
         (["train-teacher", "--teacher.name", "keras:ResNet51"], "no network 'ResNet51'"),
         (["evaluate", "{runs}/nothing"], "lies in no run"),

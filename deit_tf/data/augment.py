@@ -384,16 +384,27 @@ def keras_cv_rand_augment(image: tf.Tensor) -> tf.Tensor:
     return tf.saturate_cast(tf.round(_stock_rand_augment()(image)), tf.uint8)
 
 
+def check_auto_augment(name: str) -> None:
+    """Refuse what `AugmentConfig.auto_augment` does not take.
+
+    Raises:
+        ValueError: If `name` is no policy; of a RandAugment policy it names the bad part.
+    """
+    if name.startswith("rand"):
+        parse_rand_augment(name)
+    elif name not in ("3-augment", "keras-cv", "none"):
+        allowed = "a policy such as `rand-m9-mstd0.5-inc1`, `3-augment`, `keras-cv` or `none`"
+        raise ValueError(f"`auto_augment` takes {allowed}. Received: {name!r}")
+
+
 def _auto_augment(image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]) -> tf.Tensor:
     """The policy that `config.auto_augment` names; color jitter where it is no RandAugment."""
     name = config.auto_augment
+    check_auto_augment(name)
     if name == "keras-cv":
         return keras_cv_rand_augment(image)
     if name.startswith("rand"):
         return rand_augment(image, seeds[0], parse_rand_augment(name), fill)
-    if name not in ("3-augment", "none"):
-        allowed = "a policy such as `rand-m9-mstd0.5-inc1`, `3-augment`, `keras-cv` or `none`"
-        raise ValueError(f"`auto_augment` takes {allowed}. Received: {name!r}")
     if name == "3-augment":
         image = three_augment(image, seeds[0])
     return color_jitter(image, seeds[1], config.color_jitter) if config.color_jitter else image

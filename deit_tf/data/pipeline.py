@@ -7,7 +7,7 @@ global batch), and after a restart in the middle. Source: facebookresearch/deit 
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig, MaskConfig, Size
-from deit_tf.data.augment import augment_image
+from deit_tf.data.augment import augment_image, check_auto_augment
 from deit_tf.data.masking import block_mask, check_mask
 from deit_tf.data.mixing import mix, one_hot
 from deit_tf.data.preprocess import ImageProcessor, height_width
@@ -176,6 +176,7 @@ def _items(
 
 def _drawer(key: tf.Tensor, data: DataConfig, augment: AugmentConfig, size: tuple[int, int]):
     """What makes an augmented image [H, W, 3] of an item."""
+    check_auto_augment(augment.auto_augment)  # here, as within a data set TensorFlow wraps the error in its own
     return lambda item: augment_image(item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std)
 
 
