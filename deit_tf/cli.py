@@ -4,7 +4,8 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import rich
@@ -17,6 +18,7 @@ from deit_tf.checkpoint import Layout
 from deit_tf.config import TrainConfig
 from deit_tf.convert import convert
 from deit_tf.evaluate import evaluate
+from deit_tf.labeling import make_labels
 from deit_tf.models import VARIANTS, create_model
 from deit_tf.predict import predict_files
 from deit_tf.preview import preview
@@ -48,11 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(arguments: Any) -> None:
-    console.print(f"Run: {train(_config(arguments), arguments.overwrite)}")
+    console.print(f"Run: {train(_config(arguments), arguments.overwrite, arguments.accept_changes)}")
 
 
 def _train_teacher(arguments: Any) -> None:
-    console.print(f"Run: {train_teacher(_config(arguments), arguments.overwrite)}")
+    console.print(f"Run: {train_teacher(_config(arguments), arguments.overwrite, arguments.accept_changes)}")
+
+
+def _label(arguments: Any) -> None:
+    config = _config({**vars(arguments), "epochs": arguments.epochs[1]})
+    folder = config.distill.labels or Path(config.out, "labels")
+    console.print(f"Labels: {make_labels(config, folder, range(*arguments.epochs), arguments.shard)}")
 
 
 def _preview(arguments: Any) -> None:
@@ -114,6 +122,7 @@ def _config(arguments: Any) -> TrainConfig:
 _COMMANDS = {
     "train": _train,
     "train-teacher": _train_teacher,
+    "label": _label,
     "preview": _preview,
     "evaluate": _evaluate,
     "predict": _predict,
@@ -130,6 +139,7 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("train", _training_parser(), help="train a student, with or without a teacher")
     commands.add_subcommand("train-teacher", _training_parser(), help="train a convnet teacher on the same images")
+    commands.add_subcommand("label", _labeling_parser(), help="run the teacher ahead, so that students need none")
     commands.add_subcommand("preview", _preview_parser(), help="draw what the student will be fed")
     commands.add_subcommand("evaluate", _evaluation_parser(), help="top-1 and top-5 of a model in any form")
     commands.add_subcommand("predict", _prediction_parser(), help="name what is in image files")
@@ -142,17 +152,41 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _config_parser() -> ArgumentParser:
+def _config_parser(skip: Collection[str] = ()) -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_argument("--config", action="config", help="a YAML file of the settings below")
-    parser.add_class_arguments(TrainConfig, as_group=False)
+    parser.add_class_arguments(TrainConfig, as_group=False, skip={*skip})
     return parser
 
 
 def _training_parser() -> ArgumentParser:
     parser = _config_parser()
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out, finished or not")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="go on with a stopped run although its config differs"
+    )
     return parser
+
+
+def _labeling_parser() -> ArgumentParser:
+    parser = _config_parser(skip=["epochs"])
+    parser.add_argument("--epochs", type=_epochs, default=(0, TrainConfig.epochs), help="A:B, A to B - 1; or how many")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), help="I/N, the I-th of N shares, such as 1/4 to 4/4")
+    return parser
+
+
+def _epochs(given: str | int | Sequence[int]) -> tuple[int, int]:
+    """A:B or a number of epochs; a pair is parsed already."""
+    if not isinstance(given, str | int):
+        return tuple(given)
+    first, colon, stop = str(given).partition(":")
+    return (int(first), int(stop)) if colon else (0, int(first))
+
+
+def _shard(given: str | Sequence[int]) -> tuple[int, int]:
+    """I/N; a pair is parsed already."""
+    part, count = given.split("/") if isinstance(given, str) else given
+    return int(part), int(count)
 
 
 def _preview_parser() -> ArgumentParser:

@@ -60,6 +60,7 @@ class StudentConfig:
         drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras` file, another
             library's file or folder, or `hf://...`; heads of another class count start fresh, and null all.
+        trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022, "Three things").
     """
 
     name: str = "deit_tiny_distilled_patch16_224"
@@ -70,10 +71,12 @@ class StudentConfig:
     num_heads: int | None = None
     drop_path_rate: float = 0.1
     weights: str | None = None
+    trainable: Literal["all", "heads", "attention"] = "all"
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""
-        return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+        others = ("name", "trainable")
+        return {key: value for key, value in asdict(self).items() if key not in others and value is not None}
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,12 @@ class OptimConfig:
         beta_1: Decay of the first moment, per step.
         beta_2: Decay of the second moment, per step.
         epsilon: Added to the root of the second moment.
+        clip_norm: Largest global norm of a gradient; null clips nothing.
+        layer_decay: Factor of the learning rate from each block to the one below, for fine-tuning, such as 0.75;
+            1 trains all layers alike.
+        ema_decay: Decay of a moving average of the weights, per step, such as the original's 0.99996; it is
+            evaluated and saved beside them. Null keeps none.
+        legacy_epoch_lr: Whether the learning rate changes once an epoch and lags one behind, as the original's.
     """
 
     lr: float = 5e-4
@@ -219,6 +228,23 @@ class OptimConfig:
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    clip_norm: float | None = None
+    layer_decay: float = 1.0
+    ema_decay: float | None = None
+    legacy_epoch_lr: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run keeps of itself, so that it can go on after it was stopped.
+
+    Args:
+        every_steps: Steps between checkpoints within an epoch; each epoch ends with one in any case.
+        keep: How many of the last checkpoints stay; the one that evaluated best stays too.
+    """
+
+    every_steps: int | None = None
+    keep: int = 3
 
 
 @dataclass(frozen=True)
@@ -234,6 +260,12 @@ class DistillConfig:
         alpha: Weight of the teacher's part of the loss; the true labels get 1 - alpha.
         temperature: Softmax temperature of `soft`.
         normalization: `batchmean`, or `numel` as the original's soft loss, C times smaller.
+        train_heads: With kind `none`, what learns the labels in a model with distillation token: the `mean` of the
+            heads; `both`, each by itself; `cls`, the class head alone, and the other one is left out of the model.
+        labels: A folder of `deit-tf label`, the teacher's labels computed ahead on the same stream: training reads
+            them and runs no teacher. `teacher` may then be null; otherwise it must be the one that made them.
+        top_k: Logits that `deit-tf label` keeps of each answer, for `soft`; 0 keeps the decision alone. Training
+            from labels refuses those made with another number, and with 0 takes what there is.
     """
 
     kind: Literal["hard", "soft", "none"] = "hard"
@@ -241,6 +273,9 @@ class DistillConfig:
     alpha: float = 0.5
     temperature: float = 1.0
     normalization: Literal["batchmean", "numel"] = "batchmean"
+    train_heads: Literal["mean", "both", "cls"] = "mean"
+    labels: str | None = None
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -296,7 +331,15 @@ class TrainConfig:
         epochs: Passes over the training images; with repeated augmentation an epoch keeps its
             number of steps and shows fewer distinct images.
         seed: Seed of weights, order, augmentation and drop path.
-        precision: Keras dtype policy of the student.
+        precision: Keras dtype policy of the student; with `mixed_float16` the loss is scaled, and a step that
+            overflows is skipped.
+        strategy: `none` trains on one device; `mirrored` on all GPUs of this machine; `multi_worker` on several
+            machines, which TF_CONFIG names, and which all run the same command on the same `out`.
+        micro_batches: Parts that each device works off one after another before an update, to save memory.
+        xla: Whether the step is compiled by XLA; for `strategy: none` without `deterministic`.
+        deterministic: Whether TensorFlow keeps to deterministic kernels, so that a run that was stopped and resumed
+            ends with the same bits.
+        checkpoint: What is kept for going on after a stop.
         out: Run directory.
     """
 
@@ -311,4 +354,9 @@ class TrainConfig:
     epochs: int = 300
     seed: int = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    micro_batches: int = 1
+    xla: bool = False
+    deterministic: bool = True
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     out: str = "runs/deit"

@@ -13,12 +13,13 @@ from deit_tf import losses
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from deit_tf.models import heads
 from deit_tf.teachers import Teacher
+from deit_tf.trainer import Judged, Trainer
 
 Kind = Literal["hard", "soft", "none"]
 
 
 @keras.saving.register_keras_serializable("deit_tf")
-class Distiller(keras.Model):
+class Distiller(Trainer):
     """Trains a DeiT with `fit`, with or without a teacher.
 
     The class head learns the true labels, the distillation head the teacher's:
@@ -34,10 +35,13 @@ class Distiller(keras.Model):
         normalization: Of `soft`: `batchmean`, or `numel` as the original (see losses.soft_distillation).
         label_smoothing: Spread over all classes of the true labels in training, never of the
             teacher's; leave it 0 where the data is smoothed already.
+        train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the labels, `both`
+            each head by itself.
         mean: Mean of the student's normalisation, so that the teacher can undo it.
         std: Its standard deviation.
     Call arguments:
-        images: float32 [B, H, W, 3], normalised; in `fit` with labels int [B] or float [B, C].
+        images: float32 [B, H, W, 3], normalised; in `fit` with labels int [B] or float [B, C], or with
+            `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
     Returns:
         float32 [B, C] logits of the student.
     Raises:
@@ -56,29 +60,32 @@ class Distiller(keras.Model):
         temperature: float = 1.0,
         normalization: losses.Normalization = "batchmean",
         label_smoothing: float = 0.0,
+        train_heads: Literal["mean", "both"] = "mean",
         mean: Triple = IMAGENET_MEAN,
         std: Triple = IMAGENET_STD,
         **kwargs,
     ):
-        super().__init__(**kwargs)
         _check_choice("kind", kind, ("hard", "soft", "none"))
         _check_choice("normalization", normalization, ("batchmean", "numel"))
+        _check_choice("train_heads", train_heads, ("mean", "both") if kind == "none" else ("mean",))
         _check_range("alpha", alpha, 0 <= alpha <= 1, "lies in 0..1")
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
-        self.student = student
         both = heads(student)
+        names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in both.output)]
+        names += ["distillation_loss", "teacher_agreement"] if kind != "none" else []
+        super().__init__(student, names, **kwargs)
         # Behind a lambda, or Keras would save the student a second time; the teacher is a plain object.
         self._heads = lambda images, training: both(images, training=training)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
-        self.normalization, self.label_smoothing = normalization, label_smoothing
+        self.normalization, self.label_smoothing, self.train_heads = normalization, label_smoothing, train_heads
         self.mean, self.std = tuple(mean), tuple(std)
-        names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in both.output)]
-        names += ["distillation_loss", "teacher_agreement"] if self.distils else []
-        self.means = {name: keras.metrics.Mean(name=name) for name in names}
-        self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
         self.teacher = teacher
-        self.build(student.input_shape)
+
+    @property
+    def student(self) -> keras.Model:
+        """What is trained, and worth saving."""
+        return self.network
 
     @property
     def distils(self) -> bool:
@@ -96,65 +103,33 @@ class Distiller(keras.Model):
             teacher.check(self.student)
         self._teacher = teacher
 
-    def build(self, input_shape):
-        """Nothing to make: the student comes built."""
-        self.built = True
-
-    def call(self, images, training=False):
-        return self.student(images, training=training)
-
-    def compile(self, optimizer="rmsprop", metrics=None, **kwargs):
-        """Configure training; `metrics` see the labels and the mean of the heads.
-
-        Raises:
-            ValueError: If a `loss` is given: the Distiller has its own.
-        """
-        if kwargs.pop("loss", None) is not None:
-            raise ValueError("`loss` must be left out: Distiller computes it from `kind`, `alpha` and `temperature`.")
-        super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
-
-    def compile_from_config(self, config):
-        """Compile as the saved Distiller was; Keras leaves this to a class with a `compile` of its own."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, data):
+    def judge(self, data, training):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        labels, teacher_logits = self._taught(images, labels)
         targets = self._targets(labels)
-        teacher_logits = self._teacher_logits(images)
-        with tf.GradientTape() as tape:
-            logits = self._heads(images, training=True)
-            base, distillation = self._parts(logits, losses.smooth(targets, self.label_smoothing), teacher_logits)
-            total = _weighted_mean(self._total(base, distillation), weight)
-            # Keras sums gradients over replicas, so each replica gives its share.
-            scale = self.optimizer.scale_loss(1.0 / tf.distribute.get_strategy().num_replicas_in_sync)
-            share = total * scale
-        gradients = tape.gradient(share, self.student.trainable_variables)
-        self.gradient_norm.update_state(tf.linalg.global_norm(gradients) / scale)  # of this replica's batch
-        self.optimizer.apply(gradients, self.student.trainable_variables)
-        return self._report(images, labels, targets, logits, teacher_logits, base, distillation, weight)
+        logits = self._heads(images, training=training)
+        smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
+        base, distillation = self._parts(logits, smoothed, teacher_logits)
+        values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
+        truth, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
+        values["accuracy"] = _agree(mean, truth)
+        values |= {f"accuracy_{head}": _agree(each, truth) for head, each in logits.items()}
+        if self.distils:
+            values["distillation_loss"] = distillation
+            values["teacher_agreement"] = _agree(mean, ops.argmax(teacher_logits, axis=-1))
+        return Judged(values, weight, labels, mean)
 
-    def test_step(self, data):
-        images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
-        targets = self._targets(labels)
-        teacher_logits = self._teacher_logits(images)
-        logits = self._heads(images, training=False)
-        base, distillation = self._parts(logits, targets, teacher_logits)
-        report = self._report(images, labels, targets, logits, teacher_logits, base, distillation, weight)
-        return {name: value for name, value in report.items() if name != self.gradient_norm.name}
+    def over(self, network):
+        return type(self)(network, self.teacher, **self._settings())
 
-    def make_train_function(self, force=False):
+    def _taught(self, images, labels):
+        """The true labels and the teacher's logits [B, C]: out of the batch where it holds them, else computed."""
+        if isinstance(labels, dict):
+            return labels["labels"], labels["teacher_logits"] if self.distils else None
+        if not self.distils:
+            return labels, None
         self._require_teacher()
-        return super().make_train_function(force)
-
-    def make_test_function(self, force=False):
-        self._require_teacher()
-        return super().make_test_function(force)
-
-    @property
-    def metrics(self):
-        # Keras's own tracker is named "loss" too; the one of this class takes its place.
-        return [*self.means.values(), *(m for m in super().metrics if m.name not in self.means)]
+        return labels, self.teacher.logits(images, self.mean, self.std)
 
     def _require_teacher(self):
         if self.distils and self.teacher is None:
@@ -164,9 +139,6 @@ class Distiller(keras.Model):
             )
         if self.distils:
             self.teacher.check_frozen()
-
-    def _teacher_logits(self, images):
-        return self.teacher.logits(images, self.mean, self.std) if self.distils else None  # [B, C]
 
     def _targets(self, labels):
         """Labels int [B] or [B, 1], or soft [B, C], to float32 [B, C]."""
@@ -181,8 +153,10 @@ class Distiller(keras.Model):
 
     def _parts(self, logits, targets, teacher_logits):
         """The two parts of the loss, [B] each; without a teacher the second is None."""
-        if not self.distils:
+        if not self.distils and self.train_heads == "mean":
             return losses.cross_entropy(_mean_of_heads(logits), targets), None
+        if not self.distils:
+            return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(logits), None
         base = losses.cross_entropy(logits["cls"], targets)
         pupil = logits.get("dist", logits["cls"])
         if self.kind == "hard":
@@ -192,31 +166,13 @@ class Distiller(keras.Model):
     def _total(self, base, distillation):
         return base if distillation is None else (1 - self.alpha) * base + self.alpha * distillation  # [B]
 
-    def _report(self, images, labels, targets, logits, teacher_logits, base, distillation, weight):
-        """Update every metric and return their values by name."""
-        truth = ops.argmax(targets, axis=-1)  # [B]
-        mean = _mean_of_heads(logits)  # [B, C]
-        values = {"loss": self._total(base, distillation), "base_loss": base, "accuracy": _agree(mean, truth)}
-        values |= {f"accuracy_{head}": _agree(each, truth) for head, each in logits.items()}
-        if self.distils:
-            values["distillation_loss"] = distillation
-            values["teacher_agreement"] = _agree(mean, ops.argmax(teacher_logits, axis=-1))
-        for name, value in values.items():  # [B] each
-            self.means[name].update_state(value, weight)
-        return self.compute_metrics(images, labels, mean, sample_weight=weight)
-
     def get_config(self):
-        return {
-            "student": keras.saving.serialize_keras_object(self.student),
-            "kind": self.kind,
-            "alpha": self.alpha,
-            "temperature": self.temperature,
-            "normalization": self.normalization,
-            "label_smoothing": self.label_smoothing,
-            "mean": self.mean,
-            "std": self.std,
-            "name": self.name,
-        }
+        student = keras.saving.serialize_keras_object(self.student)
+        return {"student": student, **self._settings(), "name": self.name}
+
+    def _settings(self):
+        names = ("kind", "alpha", "temperature", "normalization", "label_smoothing", "train_heads", "mean", "std")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config):
@@ -230,10 +186,6 @@ def _mean_of_heads(logits):
 def _agree(logits, classes):
     """1.0 where the top class is `classes` [B], else 0.0."""
     return ops.cast(ops.argmax(logits, axis=-1) == classes, "float32")  # [B]
-
-
-def _weighted_mean(values, weight):
-    return ops.mean(values if weight is None else values * ops.cast(weight, values.dtype))
 
 
 def _check_choice(name, value, allowed):

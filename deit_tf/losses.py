@@ -65,12 +65,23 @@ def masked_l1(images, reconstruction, mask):
     Source: transformers, DeiTForMaskedImageModeling: the sum over (number of hidden pixels + 1e-5),
         then over the channels.
     """
-    height, width, channels = images.shape[1:]
+    error, hidden = _masked_error(images, reconstruction, mask)
+    return ops.sum(error) / (ops.sum(hidden) + 1e-5) / images.shape[-1]
+
+
+def masked_l1_of_each(images, reconstruction, mask):
+    """`masked_l1` of each image by itself, [B]; its mean is `masked_l1` where all masks hide equally much."""
+    error, hidden = _masked_error(images, reconstruction, mask)
+    return ops.sum(error, axis=(1, 2)) / (ops.sum(hidden, axis=(1, 2)) + 1e-5) / images.shape[-1]
+
+
+def _masked_error(images, reconstruction, mask):
+    """Absolute error summed over the channels, 0 where it is seen, and what is hidden: [B, H, W] each."""
+    height, width = images.shape[1:3]
     patch = round((height * width / mask.shape[1]) ** 0.5)
     hidden = ops.cast(ops.reshape(mask, (-1, height // patch, width // patch)), "float32")
     hidden = ops.repeat(ops.repeat(hidden, patch, axis=1), patch, axis=2)  # [B, H, W]
-    error = ops.sum(ops.abs(_wide(images) - _wide(reconstruction)), axis=-1)  # [B, H, W]
-    return ops.sum(error * hidden) / (ops.sum(hidden) + 1e-5) / channels
+    return ops.sum(ops.abs(_wide(images) - _wide(reconstruction)), axis=-1) * hidden, hidden
 
 
 def smooth(targets, label_smoothing: float):

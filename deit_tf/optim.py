@@ -1,6 +1,7 @@
 """The original's optimizer: AdamW under a warmed-up cosine (facebookresearch/deit main.py; timm 0.3.2 cosine_lr.py)."""
 
 import math
+import re
 
 import keras
 from keras import ops
@@ -27,14 +28,22 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Steps of the warm-up.
         warmup_lr: Learning rate of step 0.
         min_lr: Learning rate after `total_steps`.
+        held_steps: None changes the rate at every step. A number holds it for as many steps, an epoch, and lags one
+            epoch behind, so that the first two share `warmup_lr`, as the original's does.
     Raises:
         ValueError: If there is no step, or the warm-up is longer than the run.
-    Differs: steps, where the original holds the rate for an epoch and lags one behind;
+    Differs: steps by default, where the original holds the rate for an epoch and lags one behind;
         keras.optimizers.schedules.CosineDecay starts its cosine after the warm-up.
     """
 
     def __init__(
-        self, peak: float, total_steps: int, warmup_steps: int = 0, warmup_lr: float = 1e-6, min_lr: float = 1e-5
+        self,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        warmup_lr: float = 1e-6,
+        min_lr: float = 1e-5,
+        held_steps: int | None = None,
     ):
         if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
             raise ValueError(
@@ -42,9 +51,11 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
                 f"longer. Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
             )
         self.peak, self.min_lr, self.warmup_lr = peak, min_lr, warmup_lr
-        self.total_steps, self.warmup_steps = total_steps, warmup_steps
+        self.total_steps, self.warmup_steps, self.held_steps = total_steps, warmup_steps, held_steps
 
     def __call__(self, step):
+        if self.held_steps:
+            step = ops.maximum(ops.cast(step, "int64") // self.held_steps - 1, 0) * self.held_steps
         step = ops.cast(step, "float32")
         progress = ops.minimum(step / self.total_steps, 1.0)
         cosine = self.min_lr + 0.5 * (self.peak - self.min_lr) * (1 + ops.cos(math.pi * progress))
@@ -58,6 +69,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "warmup_lr": self.warmup_lr,
             "min_lr": self.min_lr,
+            "held_steps": self.held_steps,
         }
 
 
@@ -66,18 +78,71 @@ class AdamW(keras.optimizers.AdamW):
     """keras.optimizers.AdamW with the original's rule of what is decayed, and its epsilon.
 
     The rule is applied whenever the optimizer is built, so that it outlives saving and loading, where
-    Keras forgets `exclude_from_weight_decay`. Takes the arguments of keras.optimizers.AdamW.
+    Keras forgets `exclude_from_weight_decay`. Takes the arguments of keras.optimizers.AdamW as well.
 
-    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay().
+    Args:
+        layer_decay: Factor in (0, 1] of the learning rate from each block to the one below it, weight decay
+            included; 1 trains all layers alike.
+    Raises:
+        ValueError: If `layer_decay` lies outside (0, 1].
+    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay(); for `layer_decay`
+        timm's param_groups_layer_decay.
     """
 
-    def __init__(self, learning_rate=1e-3, weight_decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **kwargs):
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        layer_decay: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"`layer_decay` lies in (0, 1]. Received: layer_decay={layer_decay}")
+        self.layer_decay = layer_decay
 
     def build(self, variables):
         if not self.built:
             self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
+            scales = layer_scales(variables, self.layer_decay)
+            self._scales = {self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)}
         super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate * self._scales[self._var_key(variable)])
+
+    def _apply_weight_decay(self, variables):
+        if self.layer_decay == 1:
+            return super()._apply_weight_decay(variables)
+        # Keras decays all variables by one rate: one call for each rate that there is.
+        rate = self.weight_decay
+        for scale in sorted({self._scales[self._var_key(v)] for v in variables}):
+            self.weight_decay = rate * scale
+            super()._apply_weight_decay([v for v in variables if self._scales[self._var_key(v)] == scale])
+        self.weight_decay = rate
+
+    def get_config(self):
+        return {**super().get_config(), "layer_decay": self.layer_decay}
+
+
+def layer_scales(variables: list[keras.Variable], layer_decay: float) -> list[float]:
+    """Factor of the learning rate for each variable: 1 for norm and heads, less by one power for each layer down.
+
+    The last block has power 1, the first as many as there are blocks, patches and tokens one more.
+    """
+    blocks = [int(found[1]) if (found := re.search(r"(?:^|/)blocks\.(\d+)/", v.path)) else None for v in variables]
+    depth = max((block + 1 for block in blocks if block is not None), default=0)
+
+    def power(variable, block):
+        if block is not None:
+            return depth - block
+        below = re.search(r"(?:^|/)(?:patch_embed|tokens|mask_patches)/", variable.path)
+        return depth + 1 if below else 0
+
+    return [layer_decay ** power(v, block) for v, block in zip(variables, blocks, strict=True)]
 
 
 def is_decayed(variable: keras.Variable) -> bool:
@@ -96,5 +161,12 @@ def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, 
     """
     total = steps_per_epoch * epochs
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total)
-    schedule = WarmupCosine(scaled_lr(config, batch_size), total, warmup, config.warmup_lr, config.min_lr)
-    return AdamW(schedule, config.weight_decay, config.beta_1, config.beta_2, config.epsilon)
+    schedule = WarmupCosine(
+        scaled_lr(config, batch_size),
+        total,
+        warmup,
+        config.warmup_lr,
+        config.min_lr,
+        held_steps=steps_per_epoch if config.legacy_epoch_lr else None,
+    )
+    return AdamW(schedule, config.weight_decay, config.beta_1, config.beta_2, config.epsilon, config.layer_decay)

@@ -1,19 +1,19 @@
 """Training runs: from a config to a run directory, for a student and for its teacher."""
 
+import json
 import logging
 import shutil
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import TrainConfig
+from deit_tf.curves import Curves
 from deit_tf.data import (
     ImageProcessor,
     Source,
@@ -21,101 +21,199 @@ from deit_tf.data import (
     masked_dataset,
     masked_eval_dataset,
     open_sources,
+    padded,
     steps_per_epoch,
     train_dataset,
 )
 from deit_tf.distill import Distiller
-from deit_tf.models import create_masked_model, create_model
+from deit_tf.loop import Loop
+from deit_tf.models import create_masked_model, create_model, heads
 from deit_tf.optim import build_optimizer, scaled_lr
-from deit_tf.runs import MODELS, JsonLines, load_teacher, replacing, write_config, write_json
-from deit_tf.teachers import build_teacher
+from deit_tf.replicas import check_batch, is_chief, open_strategy
+from deit_tf.resume import Checkpoints
+from deit_tf.runs import MODELS, load_teacher, read_config, replacing, write_config, write_json
+from deit_tf.teachers import Teacher, build_teacher
+from deit_tf.trainer import LabelTrainer, MaskedTrainer, Trainer
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+# What a run may change when it goes on, as it has no part in what it computes.
+FREE = ("out", "data.num_parallel_calls", "data.verify", "checkpoint.every_steps", "checkpoint.keep")
 
-def train(config: TrainConfig, overwrite: bool = False) -> Path:
+
+# What learns, by the paths of the weights (`model.trainable`).
+LEARNS = {"all": None, "heads": "^head(_dist)?/", "attention": "^head(_dist)?/|/attn/"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains.
+
+    Args:
+        trainer: Not compiled yet.
+        file: Stem of the model files: `student`, `teacher` or `masked`.
+        kind: What it learns from, for the summary.
+        batches: Gives the global batches from a step on.
+        evaluation: Batches to evaluate on; the last may be smaller.
+        learns: As of `Trainer.compile`.
+    """
+
+    trainer: Trainer
+    file: str
+    kind: str
+    batches: Callable[[int], tf.data.Dataset]
+    evaluation: tf.data.Dataset
+    learns: str | None = None
+
+
+def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = False) -> Path:
     """Train the student that `config` describes, with its teacher if it has one, or pre-train its trunk.
+
+    A run that was stopped goes on where it was: call this again.
 
     Args:
         config: The run.
-        overwrite: Whether to replace a finished run in `config.out`.
+        overwrite: Whether to replace what is in `config.out`, finished or not, and start anew.
+        accept_changes: Whether to go on with a stopped run although its config differs.
     Returns:
         The run directory.
     Raises:
         FileExistsError: If `config.out` holds a finished run.
-        FileNotFoundError, ValueError: If the config names what is not there, or its parts do not fit;
-            nothing is written then.
+        FileNotFoundError, ValueError: If the config names what is not there, or its parts do not fit, or it
+            differs from that of the stopped run; nothing is written then.
         FloatingPointError: If the loss is no longer finite; no model is saved then.
+        ConnectionError: If a worker of the cluster is gone.
+        OSError: If the disk is full; the checkpoints before stay whole.
     """
-    sources = _prepare(config, overwrite)
-    return (_train_masked if config.task == "masked" else _train_student)(config, sources)
+    build = _masked_task if config.task == "masked" else _student_task
+    return _run(config, build, overwrite, accept_changes)
 
 
-def _train_student(config: TrainConfig, sources: tuple[Source, Source]) -> Path:
-    labels = sources[0].class_names
-    teacher = None
-    if config.distill.kind != "none":
-        if config.distill.teacher is None:
-            raise ValueError(
-                f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf train-teacher` and "
-                "set `distill.teacher` to its run, or set `distill.kind` to none."
-            )
-        teacher = load_teacher(config.distill.teacher, labels)
-    with _reproducible(config):
-        student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
-        distiller = Distiller(
-            student,
-            teacher,
-            kind=config.distill.kind,
-            alpha=config.distill.alpha,
-            temperature=config.distill.temperature,
-            normalization=config.distill.normalization,
-            mean=config.data.mean,
-            std=config.data.std,
-        )
-        distiller.compile(_optimizer(config, sources[0]))
-        return _fit(distiller, student, "student.keras", config, sources, config.distill.kind)
-
-
-def _train_masked(config: TrainConfig, sources: tuple[Source, Source]) -> Path:
-    """Pre-train a trunk by masked image modelling (SimMIM)."""
-    with _reproducible(config):
-        network = create_masked_model(config.model.name, **config.model.overrides())
-        network.compile(_optimizer(config, sources[0]))
-        return _fit(network, network, "masked.keras", config, sources, "masked")
-
-
-def train_teacher(config: TrainConfig, overwrite: bool = False) -> Path:
+def train_teacher(config: TrainConfig, overwrite: bool = False, accept_changes: bool = False) -> Path:
     """Train the convnet of `config.teacher` on the student's data, into `config.out`.
 
     Takes, returns and raises what `train` does.
     """
     teacher = config.teacher
-    size = teacher.image_size or config.model.image_size or 224
     config = replace(config, augment=teacher.augment, optim=teacher.optim, epochs=teacher.epochs)
-    sources = _prepare(config, overwrite)
-    with _reproducible(config):
-        network = build_teacher(
-            teacher, len(sources[0].class_names), image_size=size, mean=config.data.mean, std=config.data.std
-        )
-        network.compile(
-            _optimizer(config, sources[0]),
-            keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        )
-        return _fit(network, network, "teacher.keras", config, sources, "teacher")
+    return _run(config, _teacher_task, overwrite, accept_changes)
 
 
-def _prepare(config: TrainConfig, overwrite: bool) -> tuple[Source, Source]:
-    """Open the data and refuse what would fail or destroy something later."""
-    finished = [name for name in MODELS if (Path(config.out) / name).exists()]
-    if finished and not overwrite:
-        raise FileExistsError(f"{config.out} holds a finished run. Choose another --out, or pass --overwrite.")
+def _run(
+    config: TrainConfig, build: Callable[[TrainConfig, tuple[Source, Source]], Task], overwrite: bool, accept: bool
+) -> Path:
+    config = replace(config, augment=config.augment.resolve())
+    _check(config)
+    strategy = open_strategy(config.strategy)  # before anything is computed
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    sources = open_sources(config.data)
+    steps = steps_per_epoch(sources[0], config.data.batch_size)
+    check_batch(config.data.batch_size, strategy.num_replicas_in_sync, config.micro_batches)
+    facts = {
+        "training_images": sources[0].size,
+        "evaluation_images": sources[1].size,
+        "labels": list(sources[0].class_names),
+        "replicas": strategy.num_replicas_in_sync,
+    }
+    _refuse_to_destroy(Path(config.out), config, facts, overwrite, accept)
+    with strategy.scope(), _reproducible(config):
+        task = build(config, sources)
+        _compile(task, config, sources[0], strategy)
+        _start(config, facts, strategy, overwrite)
+        seconds = _train(task, config, strategy, steps)
+        _finish(task, config, facts, strategy, seconds)
+    return Path(config.out)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse numbers that make no run, before the data is opened."""
     if config.epochs < 1:
         raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
-    sources = open_sources(config.data)
-    steps_per_epoch(sources[0], config.data.batch_size)
-    return sources
+    if config.checkpoint.every_steps is not None and config.checkpoint.every_steps < 1:
+        raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
+    if config.xla and config.strategy != "none":
+        raise ValueError(
+            "`xla` works on one device: XLA cannot compile a step that reaches for the variables of other replicas. "
+            "Set `strategy` to none, or `xla` to false."
+        )
+    if config.xla and config.deterministic:
+        raise ValueError("`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to false.")
+    if config.distill.train_heads != "mean" and config.distill.kind != "none":
+        raise ValueError(
+            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part of its own. "
+            f"Received: train_heads={config.distill.train_heads!r}, kind={config.distill.kind!r}"
+        )
+
+
+def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
+    labels, distill = sources[0].class_names, config.distill
+    student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
+    if distill.train_heads == "cls":
+        student = keras.Model(student.input, heads(student).output["cls"], name=student.name)
+    distiller = Distiller(
+        student,
+        _teacher(config, labels),
+        kind=distill.kind,
+        alpha=distill.alpha,
+        temperature=distill.temperature,
+        normalization=distill.normalization,
+        train_heads="both" if distill.train_heads == "both" else "mean",
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+    return Task(distiller, "student", distill.kind, *_batches(student, config, sources), LEARNS[config.model.trainable])
+
+
+def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
+    if config.distill.kind == "none":
+        return None
+    if config.distill.teacher is None:
+        raise ValueError(
+            f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf train-teacher` and "
+            "set `distill.teacher` to its run, or set `distill.kind` to none."
+        )
+    return load_teacher(config.distill.teacher, labels)
+
+
+def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
+    """Pre-train a trunk by masked image modelling (SimMIM)."""
+    network = create_masked_model(config.model.name, **config.model.overrides())
+    training, held_out = sources
+    size, patch = network.output_shape[1:3], network.get_layer("patch_embed").patch_size
+    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
+
+    def batches(first_step):
+        return masked_dataset(
+            training, config.data, config.augment, config.mask, size, patch,
+            epochs=config.epochs, seed=config.seed, first_step=first_step,
+        )  # fmt: skip
+
+    evaluation = masked_eval_dataset(held_out, config.data, config.mask, processor, patch)
+    return Task(MaskedTrainer(network), "masked", "masked", batches, evaluation)
+
+
+def _teacher_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
+    size = config.teacher.image_size or config.model.image_size or 224
+    classes = len(sources[0].class_names)
+    network = build_teacher(config.teacher, classes, image_size=size, mean=config.data.mean, std=config.data.std)
+    return Task(LabelTrainer(network), "teacher", "teacher", *_batches(network, config, sources))
+
+
+def _batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
+    """Labelled batches to train on, from a step on, and those to evaluate on."""
+    training, held_out = sources
+    size, classes = network.input_shape[1:3], len(training.class_names)
+    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
+
+    def batches(first_step):
+        return train_dataset(
+            training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed, first_step=first_step
+        )
+
+    evaluation = eval_dataset(held_out, config.data, processor)
+    return batches, evaluation.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
 
 @contextmanager
@@ -130,104 +228,128 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _optimizer(config: TrainConfig, source: Source) -> keras.optimizers.Optimizer:
+def _compile(task: Task, config: TrainConfig, source: Source, strategy: tf.distribute.Strategy) -> None:
     batch, steps = config.data.batch_size, steps_per_epoch(source, config.data.batch_size)
-    peak = scaled_lr(config.optim, batch)
+    peak, replicas = scaled_lr(config.optim, batch), strategy.num_replicas_in_sync
     log.info("%d images, %d classes, %d steps per epoch", source.size, len(source.class_names), steps)
-    log.info("Batch %d, so the learning rate peaks at %.3g (lr %.3g)", batch, peak, config.optim.lr)
+    log.info(
+        "Effective batch %d = %d replicas x %d micro-batches x %d images; so the learning rate peaks at %.3g (lr %.3g)",
+        batch, replicas, config.micro_batches, batch // replicas // config.micro_batches, peak, config.optim.lr,
+    )  # fmt: skip
     if config.optim.min_lr > peak:
         log.warning("`optim.min_lr` %.3g exceeds that peak: the learning rate will rise.", config.optim.min_lr)
-    return build_optimizer(config.optim, batch, steps, config.epochs)
-
-
-def _fit(
-    fitted: keras.Model,
-    network: keras.Model,
-    file: str,
-    config: TrainConfig,
-    sources: tuple[Source, Source],
-    kind: str,
-) -> Path:
-    """Fit a compiled model, evaluate it, and write the run directory."""
-    out = Path(config.out)
-    training = sources[0]
-    batches, evaluation = (_masked_batches if kind == "masked" else _batches)(network, config, sources)
-    _start(out, replace(config, augment=config.augment.resolve()), training.class_names)
-    verbose = 1 if sys.stdout.isatty() else 2
-    started = time.perf_counter()
-    history = fitted.fit(
-        batches,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch(training, config.data.batch_size),
-        validation_data=evaluation,
-        shuffle=False,  # the data set does it
-        verbose=verbose,
-        callbacks=[
-            keras.callbacks.TerminateOnNaN(),
-            JsonLines(out / "metrics.jsonl", config.data.batch_size),
-            keras.callbacks.TensorBoard(str(out / "tensorboard")),
-        ],
-    ).history
-    seconds = time.perf_counter() - started
-    if not np.isfinite(history["loss"][-1]):
-        raise FloatingPointError(
-            f"The loss is {history['loss'][-1]} in epoch {len(history['loss'])} at learning rate "
-            f"{float(fitted.optimizer.learning_rate):.3g} in {config.precision}. No model was saved; lower `optim.lr`, "
-            "lengthen `optim.warmup_epochs`, or train in float32."
-        )
-    with replacing(out / file) as temporary:
-        network.save(temporary)
-    figures = {k.removeprefix("val_"): v[-1] for k, v in history.items() if k.startswith("val_")}
-    write_json(_summary(network, config, sources, kind, seconds, figures), out / "summary.json")
-    return out
-
-
-def _batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
-    """Labelled batches to train on, and those to evaluate on."""
-    training, held_out = sources
-    size = network.input_shape[1:3]
-    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
-    batches = train_dataset(training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed)
-    return batches, _one_hot(eval_dataset(held_out, config.data, processor), len(training.class_names))
-
-
-def _masked_batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
-    """Batches of images and masks to train on, and those to evaluate on."""
-    training, held_out = sources
-    size, patch = network.output_shape[1:3], network.get_layer("patch_embed").patch_size
-    processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
-    batches = masked_dataset(
-        training, config.data, config.augment, config.mask, size, patch, epochs=config.epochs, seed=config.seed
+    optimizer = build_optimizer(config.optim, batch, steps, config.epochs)
+    if config.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    task.trainer.compile(
+        optimizer,
+        micro_batches=config.micro_batches,
+        clip_norm=config.optim.clip_norm,
+        ema_decay=config.optim.ema_decay,
+        learns=task.learns,
+        jit_compile=False,
     )
-    return batches, masked_eval_dataset(held_out, config.data, config.mask, processor, patch)
+    optimizer.build(task.trainer.learned)
 
 
-def _start(out: Path, config: TrainConfig, labels: tuple[str, ...]) -> None:
-    """Make the run directory, without what an earlier run left of itself."""
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
-    for name in (*MODELS, "metrics.jsonl", "summary.json"):
-        (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_config(config, out / "config.yaml")
-    with replacing(out / "labels.txt") as temporary:
-        temporary.write_text("".join(f"{label}\n" for label in labels))
+def _refuse_to_destroy(out: Path, config: TrainConfig, facts: dict, overwrite: bool, accept: bool) -> None:
+    """Refuse a folder with a finished run, or with one that was stopped and was another."""
+    checkpoints = list((out / CHECKPOINTS).glob("*.safetensors"))
+    if overwrite:
+        return
+    if (out / "summary.json").exists() or (not checkpoints and any((out / name).exists() for name in MODELS)):
+        raise FileExistsError(f"{out} holds a finished run. Choose another --out, or pass --overwrite.")
+    if not checkpoints or accept:
+        return
+    then = _flat(asdict(read_config(out / "config.yaml"))) | json.loads((out / "facts.json").read_text())
+    now = _flat(asdict(config)) | facts
+    differing = [key for key in now if key not in FREE and _plain(now[key]) != _plain(then.get(key))]
+    if differing:
+        told = "; ".join(f"{key}: {then.get(key)} then, {now[key]} now" for key in differing[:8])
+        raise ValueError(
+            f"{out} holds a stopped run of another config. {told}. Restore those to go on with it, pass "
+            "--accept-changes to go on all the same, or --overwrite to start over."
+        )
 
 
-def _summary(
-    network: keras.Model, config: TrainConfig, sources: tuple[Source, Source], kind: str, seconds: float, figures: dict
-) -> dict:
-    return {
+def _start(config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, overwrite: bool) -> None:
+    """Make the run directory, without what an earlier run left of itself; what goes on stays."""
+    out = Path(config.out)
+    if is_chief(strategy):
+        if overwrite or not list((out / CHECKPOINTS).glob("*.safetensors")):
+            for folder in ("tensorboard", CHECKPOINTS):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            for file in (*out.glob("*.keras"), out / "metrics.jsonl", out / "summary.json"):
+                file.unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for torn in out.rglob(".*.partial.*"):
+            torn.unlink()
+        write_config(config, out / "config.yaml")
+        write_json(facts, out / "facts.json")
+        with replacing(out / "labels.txt") as temporary:
+            temporary.write_text("".join(f"{label}\n" for label in facts["labels"]))
+    if strategy.cluster_resolver is not None:  # the others wait until that is done
+        strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+
+def _train(task: Task, config: TrainConfig, strategy: tf.distribute.Strategy, steps: int) -> float:
+    """Run the loop; returns its seconds."""
+    out, chief = Path(config.out), is_chief(strategy)
+    started = time.perf_counter()
+    Loop(
+        task.trainer,
+        task.batches,
+        padded(task.evaluation, config.data.batch_size),
+        epochs=config.epochs,
+        steps=steps,
+        batch_size=config.data.batch_size,
+        strategy=strategy,
+        checkpoints=Checkpoints(out / CHECKPOINTS, config.checkpoint.keep, chief),
+        every_steps=config.checkpoint.every_steps,
+        curves=Curves(out, chief),
+        on_best=lambda: _save(task.trainer.network, out / f"{task.file}_best.keras", chief),
+        xla=config.xla,
+        precision=config.precision,
+    ).run()
+    return time.perf_counter() - started
+
+
+def _finish(task: Task, config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, seconds: float) -> None:
+    """Write the models, and last of all the summary: with it a run is finished."""
+    out, network, chief = Path(config.out), task.trainer.network, is_chief(strategy)
+    if task.trainer.ema:
+        _save(task.trainer.ema.network, out / f"{task.file}_ema.keras", chief)
+    _save(network, out / f"{task.file}.keras", chief)
+    if not chief:
+        return
+    figures = {k.removeprefix("val_"): v for k, v in Curves(out).last().items() if k.startswith("val_")}
+    summary = {
         "model": network.name,
         "parameters": network.count_params(),
-        "kind": kind,
+        "kind": task.kind,
         "seed": config.seed,
         "epochs": config.epochs,
         "training_seconds": round(seconds, 1),
-        "training_images": sources[0].size,
-        "evaluation_images": sources[1].size,
+        "training_images": facts["training_images"],
+        "evaluation_images": facts["evaluation_images"],
         "evaluation": figures,
     }
+    write_json(summary, out / "summary.json")
 
 
-def _one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    return dataset.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
+def _save(network: keras.Model, file: Path, writes: bool) -> None:
+    if writes:
+        with replacing(file) as temporary:
+            network.save(temporary)
+
+
+def _flat(config: dict, prefix: str = "") -> dict:
+    """A nested dict as one of dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

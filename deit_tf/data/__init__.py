@@ -4,6 +4,7 @@ from deit_tf.data.pipeline import (
     eval_dataset,
     masked_dataset,
     masked_eval_dataset,
+    padded,
     steps_per_epoch,
     train_dataset,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "masked_dataset",
     "masked_eval_dataset",
     "open_sources",
+    "padded",
     "steps_per_epoch",
     "train_dataset",
 ]

@@ -154,6 +154,31 @@ def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) ->
     return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
+def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Fill up the last batch, and weigh its images, so that evaluation on many replicas counts each image once.
+
+    Args:
+        batches: From `eval_dataset` or `masked_eval_dataset`.
+        batch_size: Images of a full batch.
+    Returns:
+        Images, labels (the weight once more where there are none) and the weight float32 [B]: 1, or 0 for filling.
+    """
+
+    def fill(*batch):
+        count = tf.shape(tf.nest.flatten(batch)[0])[0]
+        weight = tf.cast(tf.range(batch_size) < count, tf.float32)  # [B]
+        full = tf.nest.map_structure(lambda x: _fill(x, batch_size), batch)
+        return full[0], full[1] if len(full) > 1 else weight, weight
+
+    return batches.map(fill)
+
+
+def _fill(x: tf.Tensor, rows: int) -> tf.Tensor:
+    """[b, ...] to [rows, ...], with zeros."""
+    missing = [[0, rows - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1)
+    return tf.ensure_shape(tf.pad(x, missing), (rows, *x.shape[1:]))
+
+
 def _items(
     source: Source, data: DataConfig, repeats: int, key: tf.Tensor, epochs: int, first_step: int
 ) -> tf.data.Dataset:

@@ -1,0 +1,84 @@
+"""Where a run trains: one device, all GPUs of a machine, or several machines; TensorFlow's own tf.distribute.
+
+A global batch is the same whatever the number of replicas: each takes its slice of it.
+"""
+
+import json
+import os
+from typing import Literal
+
+import tensorflow as tf
+
+Strategy = Literal["none", "mirrored", "multi_worker"]
+
+
+def open_strategy(name: Strategy) -> tf.distribute.Strategy:
+    """Open a strategy by its name in the config; `multi_worker` before TensorFlow has computed anything.
+
+    Raises:
+        ValueError: For `multi_worker` without TF_CONFIG.
+    """
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        # Keras 3 adds up the replicas by a merge in Python: the reduction that is in one place is exact on CPUs too.
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "multi_worker":
+        if "cluster" not in json.loads(os.environ.get("TF_CONFIG", "{}")):
+            raise ValueError(
+                "`strategy` multi_worker needs the environment variable TF_CONFIG on every machine, as in "
+                '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}.'
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes files."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_type or resolver.task_id == 0
+
+
+def check_batch(batch_size: int, replicas: int, micro_batches: int) -> None:
+    """Refuse a batch that does not fall into equal parts.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if micro_batches < 1 or batch_size % (replicas * micro_batches):
+        parts = replicas * max(micro_batches, 1)
+        raise ValueError(
+            f"`data.batch_size` must be a multiple of {replicas} replicas times {micro_batches} micro-batches; the "
+            f"nearest is {max(1, round(batch_size / parts)) * parts}. Received: {batch_size}"
+        )
+
+
+def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
+    """Give each replica its slice of every global batch, in order.
+
+    Args:
+        batches: Global batches, all full. With several workers each of them computes the whole batch, as mixup
+            pairs its images across the whole of it.
+        strategy: Where they go.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return batches
+
+    def of_worker(context):
+        local = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+
+        def slices(*batch):
+            mine = tf.nest.map_structure(lambda x: _split(x, replicas)[first : first + local], batch)
+            mine = mine if len(batch) > 1 else mine[0]
+            return tf.data.Dataset.from_tensor_slices(mine)  # [B / replicas, ...] each
+
+        return batches.flat_map(slices).prefetch(local)
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _split(x: tf.Tensor, replicas: int) -> tf.Tensor:
+    """[B, ...] to [replicas, B / replicas, ...]."""
+    size = None if x.shape[0] is None else x.shape[0] // replicas
+    return tf.ensure_shape(tf.reshape(x, (replicas, -1, *x.shape[1:])), (replicas, size, *x.shape[1:]))
