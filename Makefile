@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 SEED ?= 0
 DEMO := --config configs/demo_digits.yaml --seed $(SEED) --overwrite
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(READY)
 	@start=$$(date +%s); set -e; rm -rf runs/demo/export; \
@@ -22,6 +22,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from deit_tf.curves import Curves
-from deit_tf.replicas import distribute, is_chief
+from deit_tf.replicas import distribute, is_chief, meet
 from deit_tf.resume import Checkpoints, Position
 from deit_tf.trainer import Trainer
 
@@ -73,7 +73,11 @@ class Loop:
         variables = variables_of(self.trainer)
         position = self.checkpoints.restore(variables) or Position()
         first = position.epoch * self.steps + position.step
-        _check_together(self.strategy, first)
+        if meet(self.strategy, first) != first:
+            raise ValueError(
+                f"`out` must be one folder that all workers share: here a run would go on at step {first}, and with "
+                "others elsewhere."
+            )
         self.curves.keep(position.epoch)
         train = _function(self.strategy, self.trainer.train_step, self.xla)
         judges = {"val_": self.trainer}
@@ -212,17 +216,6 @@ def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):
         return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
 
     return tf.function(of_batch, jit_compile=xla or None, autograph=False)
-
-
-def _check_together(strategy: tf.distribute.Strategy, step: int) -> None:
-    """Refuse workers that found different checkpoints."""
-    if strategy.cluster_resolver is None:
-        return
-    mean = float(strategy.reduce("MEAN", strategy.run(lambda: tf.constant(step, tf.float64)), axis=None))
-    if mean != step:
-        raise ValueError(
-            f"`out` must be one folder that all workers share: this one would go on at step {step}, others elsewhere."
-        )
 
 
 def _floats(figures: dict[str, Any]) -> dict[str, float]:

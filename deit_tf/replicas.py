@@ -20,7 +20,6 @@ def open_strategy(name: Strategy) -> tf.distribute.Strategy:
     """
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        # Keras 3 adds up the replicas by a merge in Python: the reduction that is in one place is exact on CPUs too.
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multi_worker":
         if "cluster" not in json.loads(os.environ.get("TF_CONFIG", "{}")):
@@ -36,6 +35,13 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
     return resolver is None or not resolver.task_type or resolver.task_id == 0
+
+
+def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
+    """Wait until all workers of a cluster are here; returns the mean of their numbers."""
+    if strategy.cluster_resolver is None:
+        return number
+    return float(strategy.reduce("MEAN", strategy.run(lambda: tf.constant(number, tf.float64)), axis=None))
 
 
 def check_batch(batch_size: int, replicas: int, micro_batches: int) -> None:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -214,35 +213,3 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-class JsonLines(keras.callbacks.Callback):
-    """Append the figures of each epoch to a file, one JSON object per line.
-
-    Keras's own, the last learning rate, and the images per second of training, validation left out.
-
-    Args:
-        path: The file.
-        batch_size: Images per step.
-    """
-
-    def __init__(self, path: Path, batch_size: int):
-        super().__init__()
-        self.path, self.batch_size = path, batch_size
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Start the clock."""
-        self.started, self.trained = time.perf_counter(), None
-
-    def on_test_begin(self, logs=None):
-        """Stop the clock: validation begins."""
-        self.trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write one line."""
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        figures["learning_rate"] = float(self.model.optimizer.learning_rate)
-        seconds = (self.trained or time.perf_counter()) - self.started
-        figures["images_per_second"] = round(self.params["steps"] * self.batch_size / seconds, 1)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"epoch": epoch + 1, **figures}) + "\n")

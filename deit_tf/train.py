@@ -29,7 +29,7 @@ from deit_tf.distill import Distiller
 from deit_tf.loop import Loop
 from deit_tf.models import create_masked_model, create_model, heads
 from deit_tf.optim import build_optimizer, scaled_lr
-from deit_tf.replicas import check_batch, is_chief, open_strategy
+from deit_tf.replicas import check_batch, is_chief, meet, open_strategy
 from deit_tf.resume import Checkpoints
 from deit_tf.runs import MODELS, load_teacher, read_config, replacing, write_config, write_json
 from deit_tf.teachers import Teacher, build_teacher
@@ -288,8 +288,7 @@ def _start(config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, o
         write_json(facts, out / "facts.json")
         with replacing(out / "labels.txt") as temporary:
             temporary.write_text("".join(f"{label}\n" for label in facts["labels"]))
-    if strategy.cluster_resolver is not None:  # the others wait until that is done
-        strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+    meet(strategy)  # the others go on when that is done
 
 
 def _train(task: Task, config: TrainConfig, strategy: tf.distribute.Strategy, steps: int) -> float:
@@ -320,6 +319,7 @@ def _finish(task: Task, config: TrainConfig, facts: dict, strategy: tf.distribut
     if task.trainer.ema:
         _save(task.trainer.ema.network, out / f"{task.file}_ema.keras", chief)
     _save(network, out / f"{task.file}.keras", chief)
+    meet(strategy)  # or the first to leave would look like a failure to the others
     if not chief:
         return
     figures = {k.removeprefix("val_"): v for k, v in Curves(out).last().items() if k.startswith("val_")}
