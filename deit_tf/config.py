@@ -202,12 +202,15 @@ class OptimConfig:
     """AdamW under a warmed-up cosine (original main.py; paper, table 9).
 
     Args:
+        optimizer: `adamw`; or `sgd` with Nesterov's momentum, for some fine-tuning.
         lr: Learning rate for a batch of 512; it is scaled by batch_size / 512.
         scale_lr: Whether to scale it so; false takes `lr` as it is.
         warmup_lr: Learning rate of the first step; not scaled.
         min_lr: Learning rate at the end of the cosine; not scaled.
         warmup_epochs: Length of the linear warm-up, in epochs.
-        weight_decay: Decoupled decay, applied as lr * weight_decay, to kernels only.
+        weight_decay: Decay of kernels only: of `adamw` decoupled, applied as lr * weight_decay; of `sgd` part of the
+            gradient.
+        momentum: Of `sgd`, per step.
         beta_1: Decay of the first moment, per step.
         beta_2: Decay of the second moment, per step.
         epsilon: Added to the root of the second moment.
@@ -219,12 +222,14 @@ class OptimConfig:
         legacy_epoch_lr: Whether the learning rate changes once an epoch and lags one behind, as the original's.
     """
 
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 5e-4
     scale_lr: bool = True
     warmup_lr: float = 1e-6
     min_lr: float = 1e-5
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
+    momentum: float = 0.9
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8

@@ -201,11 +201,11 @@ class _Guard:
 
 
 def variables_of(trainer: Trainer) -> dict[str, keras.Variable]:
-    """Everything that a step changes, by name: network, optimizer, moving average."""
+    """Everything that a step changes, by group and number: Keras's own names change from run to run in one process."""
     groups = {"network": trainer.network.weights, "optimizer": trainer.optimizer.variables}
     if trainer.ema:
         groups["ema"] = trainer.ema.network.weights
-    return {f"{group}/{i:04d}/{v.path}": v for group, variables in groups.items() for i, v in enumerate(variables)}
+    return {f"{group}/{i:04d}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
 def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):

@@ -73,20 +73,44 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-@keras.saving.register_keras_serializable("deit_tf")
-class AdamW(keras.optimizers.AdamW):
-    """keras.optimizers.AdamW with the original's rule of what is decayed, and its epsilon.
+class LayerDecay:
+    """Mix-in of an optimizer: the original's rule of what is decayed, and learning rates that fall from block to block.
 
-    The rule is applied whenever the optimizer is built, so that it outlives saving and loading, where
-    Keras forgets `exclude_from_weight_decay`. Takes the arguments of keras.optimizers.AdamW as well.
+    Both are worked out whenever the optimizer is built, so that they outlive saving and loading, where Keras
+    forgets `exclude_from_weight_decay`.
 
-    Args:
-        layer_decay: Factor in (0, 1] of the learning rate from each block to the one below it, weight decay
-            included; 1 trains all layers alike.
-    Raises:
-        ValueError: If `layer_decay` lies outside (0, 1].
     Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay(); for `layer_decay`
         timm's param_groups_layer_decay.
+    """
+
+    layer_decay = 1.0
+
+    def build(self, variables):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"`layer_decay` lies in (0, 1]. Received: layer_decay={self.layer_decay}")
+        if not self.built:
+            self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
+            scales = layer_scales(variables, self.layer_decay)
+            self._scales = {self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)}
+        super().build(variables)
+
+    def scale_of(self, variable) -> float:
+        """Factor of the learning rate of a variable."""
+        return self._scales[self._var_key(variable)]
+
+    def get_config(self):
+        return {**super().get_config(), "layer_decay": self.layer_decay}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class AdamW(LayerDecay, keras.optimizers.AdamW):
+    """keras.optimizers.AdamW with the original's rule of what is decayed, and its epsilon.
+
+    Takes the arguments of keras.optimizers.AdamW as well.
+
+    Args:
+        layer_decay: Factor in (0, 1] of the learning rate, weight decay included, from each block to the one
+            below it; 1 trains all layers alike.
     """
 
     def __init__(
@@ -100,32 +124,50 @@ class AdamW(keras.optimizers.AdamW):
         **kwargs,
     ):
         super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"`layer_decay` lies in (0, 1]. Received: layer_decay={layer_decay}")
         self.layer_decay = layer_decay
 
-    def build(self, variables):
-        if not self.built:
-            self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
-            scales = layer_scales(variables, self.layer_decay)
-            self._scales = {self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)}
-        super().build(variables)
-
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, learning_rate * self._scales[self._var_key(variable)])
+        super().update_step(gradient, variable, learning_rate * self.scale_of(variable))
 
     def _apply_weight_decay(self, variables):
-        if self.layer_decay == 1:
-            return super()._apply_weight_decay(variables)
         # Keras decays all variables by one rate: one call for each rate that there is.
         rate = self.weight_decay
-        for scale in sorted({self._scales[self._var_key(v)] for v in variables}):
+        for scale in sorted({self.scale_of(v) for v in variables}):
             self.weight_decay = rate * scale
-            super()._apply_weight_decay([v for v in variables if self._scales[self._var_key(v)] == scale])
+            super()._apply_weight_decay([v for v in variables if self.scale_of(v) == scale])
         self.weight_decay = rate
 
+
+@keras.saving.register_keras_serializable("deit_tf")
+class SGD(LayerDecay, keras.optimizers.SGD):
+    """torch's SGD with Nesterov's momentum, its weight decay being part of the gradient.
+
+    Args:
+        learning_rate: A number or a schedule.
+        weight_decay: Added to the gradient of what is decayed, times the weight.
+        momentum: Share of the last step's direction that stays.
+        layer_decay: As of AdamW.
+    Source: timm 0.3.2 optim_factory.py, `sgd`; torch.optim.SGD.
+    Differs: keras.optimizers.SGD keeps the learning rate in its momentum, and decays apart from the gradient.
+    """
+
+    def __init__(self, learning_rate=1e-2, weight_decay=1e-4, momentum=0.9, layer_decay: float = 1.0, **kwargs):
+        super().__init__(learning_rate, momentum, nesterov=True, **kwargs)
+        self.decay, self.layer_decay = weight_decay, layer_decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype) * self.scale_of(variable)
+        gradient = ops.cast(gradient, variable.dtype)
+        if self._use_weight_decay(variable):
+            gradient = gradient + self.decay * variable
+        direction = self.momentums[self._get_variable_index(variable)]
+        self.assign(direction, self.momentum * direction + gradient)
+        self.assign_sub(variable, rate * (gradient + self.momentum * direction))
+
     def get_config(self):
-        return {**super().get_config(), "layer_decay": self.layer_decay}
+        config = super().get_config()
+        del config["nesterov"]
+        return {**config, "weight_decay": self.decay}
 
 
 def layer_scales(variables: list[keras.Variable], layer_decay: float) -> list[float]:
@@ -150,7 +192,7 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) > 1 and variable.name not in NOT_DECAYED
 
 
-def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> AdamW:
+def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> AdamW | SGD:
     """Make the optimizer of a run.
 
     Args:
@@ -169,4 +211,6 @@ def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, 
         config.min_lr,
         held_steps=steps_per_epoch if config.legacy_epoch_lr else None,
     )
+    if config.optimizer == "sgd":
+        return SGD(schedule, config.weight_decay, config.momentum, config.layer_decay)
     return AdamW(schedule, config.weight_decay, config.beta_1, config.beta_2, config.epsilon, config.layer_decay)

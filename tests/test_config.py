@@ -19,7 +19,7 @@ def test_config_file(path, tmp_path):
     config = read_config(path)
     assert config.model.name in VARIANTS
     assert config.epochs > config.optim.warmup_epochs
-    assert config.optim.min_lr < scaled_lr(config.optim, config.data.batch_size)
+    assert config.optim.min_lr <= scaled_lr(config.optim, config.data.batch_size)
     head = path.read_text().split("\n\n")[0]
     assert head.startswith("# ") and "deit-tf train" in head or "make demo" in head, (
         "the head comment gives the command"

@@ -8,7 +8,7 @@ import pytest
 
 import deit_tf
 from deit_tf.config import OptimConfig
-from deit_tf.optim import AdamW, WarmupCosine, build_optimizer, is_decayed, scaled_lr
+from deit_tf.optim import SGD, AdamW, WarmupCosine, build_optimizer, is_decayed, layer_scales, scaled_lr
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -96,3 +96,56 @@ def test_decay_moves_only_what_is_decayed():
         # One step with no gradient multiplies by 1 - lr * weight_decay.
         factor = 1 - 1e-2 * 0.5 if is_decayed(v) else 1.0
         np.testing.assert_allclose(np.array(v), before[v.path] * factor, rtol=1e-6, atol=1e-9)
+
+
+def test_sgd_is_torchs(reference):
+    # torch in float64, at a falling learning rate: Keras's own keeps the rate in its momentum and would be off.
+    torch = np.load(GOLDEN / "sgd_nesterov.npz")["trajectory"]
+    falling = keras.optimizers.schedules.InverseTimeDecay(1e-2, decay_steps=1, decay_rate=1.0)
+    difference = np.abs(trajectory(SGD(falling, weight_decay=1e-2), reference) - torch).max()
+    assert difference < 1e-6
+    plain = keras.optimizers.SGD(falling, 0.9, nesterov=True, weight_decay=1e-2)
+    assert np.abs(trajectory(plain, reference) - torch).max() > 100 * difference
+
+
+def test_the_originals_schedule_holds_and_lags(reference):
+    steps = 7
+    schedule = WarmupCosine(1e-3, total_steps=300 * steps, warmup_steps=5 * steps, held_steps=steps)
+    rates = np.array([[float(schedule(epoch * steps + i)) for i in (0, 6)] for epoch in range(300)])
+    np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
+    expected = reference["cosine_lr_by_epoch"]
+    np.testing.assert_allclose(rates[0, 0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(rates[1:, 0], expected[:-1], rtol=1e-5, atol=1e-9)  # float32 cosine
+
+
+def test_layers_below_learn_more_slowly():
+    model = deit_tf.create_model("deit_test", num_classes=3)
+    scales = dict(zip((v.path for v in model.trainable_variables), layer_scales(model.trainable_variables, 0.5)))
+    assert scales["head/kernel"] == scales["head_dist/bias"] == scales["norm/gamma"] == 1
+    assert scales["blocks.1/mlp/fc1/kernel"] == 0.5 and scales["blocks.0/norm1/beta"] == 0.25
+    assert scales["tokens/cls_token"] == scales["tokens/pos_embed"] == scales["patch_embed/proj/kernel"] == 0.125
+    assert set(scales.values()) == {1, 0.5, 0.25, 0.125}
+
+
+@pytest.mark.parametrize("make", [AdamW, SGD])
+def test_layer_decay_scales_the_whole_step(make):
+    def moved(layer_decay):
+        keras.utils.set_random_seed(0)
+        model = deit_tf.create_model("deit_test", num_classes=3)
+        before = [np.array(v) for v in model.trainable_variables]
+        optimizer = make(1e-2, weight_decay=0.5, layer_decay=layer_decay)
+        optimizer = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+        optimizer.build(model.trainable_variables)
+        optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
+        return [np.array(v) - b for v, b in zip(model.trainable_variables, before, strict=True)]
+
+    model = deit_tf.create_model("deit_test", num_classes=3)
+    scales = layer_scales(model.trainable_variables, 0.5)
+    for plain, scaled, scale in zip(moved(1.0), moved(0.5), scales, strict=True):
+        # Keras decays before it steps, so the two are added up: float32 weights of 0.02
+        np.testing.assert_allclose(scaled, scale * plain, atol=1e-7, rtol=2e-3)
+
+
+def test_layer_decay_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="layer_decay=1.5"):
+        AdamW(layer_decay=1.5).build([keras.Variable([1.0])])
