@@ -45,15 +45,11 @@ class Checkpoints:
 
     Args:
         folder: Where they lie.
-        keep: How many of the last ones stay, besides the best.
+        keep: How many of the last ones stay, at least 1, besides the best.
         writes: Whether this process writes; the others of a cluster only read.
-    Raises:
-        ValueError: If none would be kept.
     """
 
     def __init__(self, folder: Path, keep: int, writes: bool = True):
-        if keep < 1:
-            raise ValueError(f"`checkpoint.keep` is at least 1. Received: {keep}")
         self.folder, self.keep, self.writes = folder, keep, writes
 
     def files(self) -> list[Path]:

@@ -121,6 +121,7 @@ def _run(
     with strategy.scope(), _reproducible(config):
         task = build(config, sources)
         _compile(task, config, sources[0], strategy)
+        task.batches(0)  # an augmentation that makes no sense is refused before anything is written
         _start(config, facts, strategy, overwrite)
         seconds = _train(task, config, strategy, steps)
         _finish(task, config, facts, strategy, seconds)
@@ -133,6 +134,8 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
     if config.checkpoint.every_steps is not None and config.checkpoint.every_steps < 1:
         raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
+    if config.checkpoint.keep < 1:
+        raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.checkpoint.keep}")
     if config.xla and config.strategy != "none":
         raise ValueError(
             "`xla` works on one device: XLA cannot compile a step that reaches for the variables of other replicas. "
