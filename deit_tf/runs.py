@@ -2,10 +2,13 @@
 
 config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
 labels.txt     class names, one per line, by label
-student.keras  or teacher.keras, masked.keras: the model
+student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best epoch;
+               student_ema.keras, the moving average
 metrics.jsonl  one line per epoch
 tensorboard/   the same as curves
-summary.json   what the final evaluation gave
+checkpoints/   from which a stopped run goes on; they may be deleted when it is finished
+facts.json     the data that it trains on, in numbers
+summary.json   what the final evaluation gave; its run is finished
 """
 
 import json
