@@ -136,10 +136,11 @@ class Loop:
         return both
 
     def _evaluate(self, judge: Trainer, function) -> dict[str, float]:
-        judge.reset_metrics()
-        for batch in distribute(self.evaluation, self.strategy):
-            function(batch)
-        return judge.test_figures(_floats(judge.get_metrics_result()))
+        with judge.evaluation():
+            judge.reset_metrics()
+            for batch in distribute(self.evaluation, self.strategy):
+                function(batch)
+            return _floats(judge.get_metrics_result())
 
     def _end_epoch(self, figures: dict[str, float], position: Position, variables) -> Position:
         """Write what an epoch gave; returns where the next one begins."""

@@ -4,6 +4,8 @@ A subclass says what a batch costs; `fit` of Keras and the training loop (loop.p
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from deit_tf import losses
 from deit_tf.ema import Ema
 from deit_tf.models.layers import numbered_draw
 
-TRAINING_ONLY = ("gradient_norm", "skipped_steps")
+TRAINING_ONLY = {"gradient_norm", "skipped_steps"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Trainer(keras.Model):
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.micro_batches, self.clip_norm, self.learns, self.ema = 1, None, None, None
+        self.evaluates = False
         self.build(network.input_shape)
 
     def build(self, input_shape):
@@ -132,8 +135,26 @@ class Trainer(keras.Model):
     @property
     def metrics(self):
         # Keras's own tracker is named "loss" too; the one of this class takes its place.
-        left_out = {*self.means} if self.scales_loss else {*self.means, self.skipped_steps.name}
+        left_out = set(self.means)
+        if self.evaluates:
+            left_out |= TRAINING_ONLY
+        elif not self.scales_loss:
+            left_out.add(self.skipped_steps.name)
         return [*self.means.values(), *(m for m in super().metrics if m.name not in left_out)]
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """While open, the figures are those of an evaluation."""
+        self.evaluates = True
+        try:
+            yield
+        finally:
+            self.evaluates = False
+
+    def evaluate(self, *args, **kwargs):
+        """As of keras.Model; on several replicas give it `deit_tf.data.padded` batches, which count exactly."""
+        with self.evaluation():
+            return super().evaluate(*args, **kwargs)
 
     def train_step(self, data):
         """Update the network once on `data`, this replica's share of the batch.
@@ -163,11 +184,7 @@ class Trainer(keras.Model):
     def test_step(self, data):
         """Judge a batch; returns the metrics so far."""
         self._report(self.judge(data, training=False))
-        return self.test_figures(self.get_metrics_result())
-
-    def test_figures(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """Those figures that an evaluation has."""
-        return {name: value for name, value in figures.items() if name not in TRAINING_ONLY}
+        return self.get_metrics_result()
 
     def _accumulate(self, data, scale, context):
         """Gradients of the mean loss over the micro-batches, times `scale`, one after another."""

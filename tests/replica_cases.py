@@ -134,6 +134,18 @@ def masks():
     return {"parts": seen}
 
 
+def evaluation():
+    """Keras's `evaluate` on 21 images in batches of 8, on one device and on two replicas."""
+    images = batches().unbatch().take(21).batch(BATCH)
+    figures = []
+    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+        with strategy.scope():
+            made = distiller("hard", OPTIMIZERS["sgd"])
+        told = made.evaluate(images if not figures else deit_tf.data.padded(images, BATCH), verbose=0, return_dict=True)
+        figures.append(told)
+    return {"figures": figures}
+
+
 def command(config, out, *strategies):
     """`deit-tf train` under each strategy."""
     for strategy in strategies:
@@ -155,7 +167,7 @@ def worker(config, out, mine):
 
 
 if __name__ == "__main__":
-    case = {f.__name__: f for f in (equality, undivided, overflow, masks, command, worker)}[sys.argv[1]]
+    case = {f.__name__: f for f in (equality, undivided, overflow, masks, evaluation, command, worker)}[sys.argv[1]]
     if case is not worker:
         physical = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(physical, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -70,6 +70,14 @@ def test_replicas_micro_batches_and_steps_draw_masks_of_their_own():
     assert len(parts) == 8 and len(set(parts)) == 8
 
 
+def test_keras_evaluate_counts_an_uneven_tail_exactly():
+    one, two = run("evaluation")["figures"]
+    assert one == pytest.approx(two, rel=1e-5)
+    assert set(one) == {"loss", "base_loss", "distillation_loss", "accuracy", "accuracy_cls", "accuracy_dist",
+                        "teacher_agreement"}  # fmt: skip
+    assert 0 < one["accuracy"] < 1 and (one["accuracy"] * 21) % 1 == pytest.approx(0, abs=1e-4)
+
+
 def final_state(out):
     return load_file(sorted((out / "checkpoints").glob("step-*"))[-1])
 
