@@ -1,6 +1,6 @@
 """Exponential moving average of a network's weights, held by a second network of the same architecture.
 
-As timm's ModelEma and tensorflow-addons' MovingAverage: it starts at the initial weights. Source: timm/utils/model_ema.py.
+As timm's ModelEma (timm/utils/model_ema.py) and tensorflow-addons' MovingAverage, it starts at the initial weights.
 """
 
 import keras

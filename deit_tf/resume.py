@@ -1,7 +1,7 @@
 """Checkpoints of a running training: whole files, checked when they are read, so that a run survives any stop.
 
-`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and in its metadata where
-the run stands. These are for going on with a run; models to use are `.keras` files.
+`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and in its metadata
+where the run stands. These are for going on with a run; models to use are `.keras` files.
 """
 
 import hashlib

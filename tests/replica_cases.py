@@ -111,7 +111,7 @@ def overflow(replica):
 
 
 def masks():
-    """The first logit of each image in each part of two steps on one image over and over: two replicas times two micro-batches a step."""
+    """The first logit of one image over and over, in each part of two steps: two replicas times two micro-batches."""
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     image = np.random.default_rng(1).normal(size=(1, SIZE, SIZE, 3)).astype("float32")
     with two.scope():

@@ -120,7 +120,9 @@ def test_the_originals_schedule_holds_and_lags(reference):
 
 def test_layers_below_learn_more_slowly():
     model = deit_tf.create_model("deit_test", num_classes=3)
-    scales = dict(zip((v.path for v in model.trainable_variables), layer_scales(model.trainable_variables, 0.5)))
+    scales = dict(
+        zip((v.path for v in model.trainable_variables), layer_scales(model.trainable_variables, 0.5), strict=True)
+    )
     assert scales["head/kernel"] == scales["head_dist/bias"] == scales["norm/gamma"] == 1
     assert scales["blocks.1/mlp/fc1/kernel"] == 0.5 and scales["blocks.0/norm1/beta"] == 0.25
     assert scales["tokens/cls_token"] == scales["tokens/pos_embed"] == scales["patch_embed/proj/kernel"] == 0.125

@@ -1,9 +1,14 @@
 """The development server answers the real stubs and REST, refuses what is bad and goes on; the client asks it."""
 
 import base64
+import importlib
 import io
 import shutil
+import threading
+from argparse import Namespace
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import keras
@@ -26,6 +31,7 @@ from versions import Models
 
 import deit_tf
 from deit_tf.data import ImageProcessor
+from deit_tf.warmup import WARMUP_FILE
 
 LABELS = [f"class {i}" for i in range(10)]
 PROCESSOR = ImageProcessor(32)
@@ -219,13 +225,60 @@ def test_versions_come_and_go_under_load(served):
         given = [answer.result() for answer in answers]
     assert all(min(abs(p - first_says), abs(p - second_says)) < 1e-5 for p in given)
     assert abs(given[-1] - second_says) < 1e-5
+    shutil.copytree(folder / "student" / "2", folder / "student" / "4")
+    (folder / "student" / "4" / WARMUP_FILE).write_bytes(b"no record of warm-up requests")
+    models.refresh()
     states = models.states("student")
-    assert {version: state.state for version, state in states.items()} == {3: "END", 2: "AVAILABLE", 1: "END"}
+    assert {v: state.state for v, state in states.items()} == {4: "END", 3: "END", 2: "AVAILABLE", 1: "END"}
+    assert "corrupted record" in states[4].error
     assert states[3].error and not states[1].error
-    shutil.rmtree(folder / "student" / "2")
-    shutil.rmtree(folder / "student" / "3")
+    for version in ("2", "3", "4"):
+        shutil.rmtree(folder / "student" / version)
     models.refresh()
     assert models.serving("student")[0] == 1
+
+
+@pytest.fixture
+def serve_load(monkeypatch):
+    """The benchmark, as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module("serve_load")
+
+
+def test_a_server_under_load_while_versions_come(serve_load):
+    """The benchmark in small: a server process, one bad request in twenty, a good and two broken versions."""
+    figures = serve_load.run(Namespace(model="deit_test", requests=140, clients=4, swap=True))
+    assert figures["faults"] == [] and figures["alive"] and figures["requests"] >= 140
+    assert figures["states"] == {1: "END", 2: "AVAILABLE", 3: "END", 4: "END"}
+    assert set(figures["answered_by_version"]) == {"1", "2", "not told"}  # REST does not tell
+    assert len(figures["by_kind"]) == 9  # two good ones, seven bad ones
+
+
+def test_the_load_sees_what_is_wrong(serve_load):
+    """A right answer for another picture, a refusal of a good one and an answer to a bad one are faults."""
+    files, logits = [picture()] * serve_load.PICTURES, np.arange(240.0).reshape(24, 10)
+    load = serve_load.Load(files, np.zeros((24, 32, 32, 3), "float32"), {1: logits, 2: logits + 1})
+    answers = {
+        "right": lambda r: (logits[list(r.pictures)], 1),
+        "another picture": lambda r: (logits[list(r.pictures)] + 10, 1),
+        "a version that nobody added": lambda r: (logits[list(r.pictures)] + 1, 2),
+    }
+    faults = {}
+    held = threading.Event()
+    held.set()
+    for name, ask in answers.items():
+        load.outcome, load.answered = serve_load.Outcome(), 0
+        load.client(ask, 40, held)
+        faults[name] = Counter(kind for kind, *_ in (fault.split(":") for fault in load.outcome.faults))
+    assert sum(faults["right"].values()) == 2 and len(faults["right"]) == 2  # both bad requests were answered
+    assert sum(faults["another picture"].values()) == sum(faults["a version that nobody added"].values()) == 40
+
+    def refuse(request):
+        raise serve_load.RefusedError("INVALID_ARGUMENT: no")
+
+    load.outcome, load.answered = serve_load.Outcome(), 0
+    load.client(refuse, 40, held)
+    assert len(load.outcome.faults) == 40  # good ones refused, bad ones with another error than theirs
 
 
 def test_the_client_checks_pictures_and_retries(tmp_path, monkeypatch):

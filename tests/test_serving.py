@@ -12,13 +12,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tensorflow.core.protobuf import saved_model_pb2
 
 import deit_tf
-from deit_tf import serving
+from deit_tf import serving, warmup
+from deit_tf.agreement import ExportError
 from deit_tf.data.preprocess import ImageProcessor
-from deit_tf.tflite import ExportError
+from deit_tf.models.features import attention_maps
 
-SCRIPT = Path(__file__).parents[1] / "export" / "to_saved_model.py"
+EXPORT = Path(__file__).parents[1] / "export"
+SCRIPT = EXPORT / "to_saved_model.py"
 LABELS = [f"class {i}, é" for i in range(10)]
 PROCESSOR = ImageProcessor(32)
 # The same kernels run in the session and in Keras, in another order at most; logits are of order 1.
@@ -77,11 +80,11 @@ def largest(value, reference):
     return np.abs(np.asarray(value) - np.asarray(reference)).max()
 
 
-def write_tracked(model, path, *, processor=PROCESSOR, labels=LABELS, top_k=5):
+def write_tracked(model, path, *, signatures=None, labels=LABELS):
     """The known bad export: right in tf.saved_model.load, without variables in a C++ session."""
     module = tf.Module()
     module.model = model
-    tf.saved_model.save(module, str(path), signatures=serving._signatures(model, processor, labels, top_k))
+    tf.saved_model.save(module, str(path), signatures=signatures or serving._signatures(model, PROCESSOR, labels, 5))
 
 
 def write_signatures(model, path, signatures):
@@ -304,6 +307,8 @@ def test_failed_verification_leaves_nothing(model, tmp_path, monkeypatch):
         {"version": 0},
         {"version": "2"},
         {"top_k": 0},
+        {"batch_sizes": ()},
+        {"batch_sizes": (1, 0)},
         {"processor": ImageProcessor(224)},
         {"images": np.zeros((2, 16, 16, 3), "float32")},
         {"images": np.zeros((0, 32, 32, 3), "float32")},
@@ -321,6 +326,88 @@ def test_a_distiller_is_refused(model, tmp_path):
         serving.export_saved_model(deit_tf.Distiller(model, kind="none"), tmp_path, processor=PROCESSOR)
 
 
+def test_warmup_has_a_record_per_signature_and_batch_size(exported):
+    asked = list(warmup.read_warmup(exported))
+    assert {request.model_spec.name for request in asked} == {"digits"}
+    shapes = [(r.model_spec.signature_name, *tf.make_ndarray(*r.inputs.values()).shape) for r in asked]
+    image = (32, 32, 3)
+    floats = [(name, size, *image) for name in ("images", "heads") for size in (1, 8, 32)]
+    assert shapes == [*(("serving_default", size) for size in (1, 8, 32)), *floats]
+    assert serving.read_report(exported)["warmup_records"] == len(asked)
+    assert exported.joinpath(warmup.WARMUP_FILE).stat().st_size < 200_000  # 41 small pictures; the zeros weigh nothing
+
+
+def test_batching_allows_what_is_warmed_up():
+    lines = EXPORT.joinpath("tf_serving/batching.config").read_text().splitlines()
+    allowed = [int(line.split()[1]) for line in lines if line.startswith("allowed_batch_sizes")]
+    assert tuple(allowed) == warmup.BATCH_SIZES
+
+
+def test_an_export_without_warmup_or_with_a_bad_one_is_refused(exported, model, images, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    file = copy / warmup.WARMUP_FILE
+    whole = file.read_bytes()
+    file.unlink()
+    with pytest.raises(ExportError, match="no warm-up records"):
+        serving.verify_saved_model(copy, model, images, PROCESSOR)
+    file.write_bytes(whole[:-7])
+    with pytest.raises(ExportError, match="DataLoss"):
+        serving.verify_saved_model(copy, model, images, PROCESSOR)
+    warmup.write_warmup(copy, "digits", {"serving_default": tf.TensorSpec((None,), tf.string, "image_bytes")}, [b"no"])
+    with pytest.raises(ExportError, match="InvalidArgument"):
+        serving.verify_saved_model(copy, model, images, PROCESSOR)
+
+
+def test_a_warmup_answer_that_is_no_good_is_refused(exported):
+    with pytest.raises(ValueError, match="gives no good 'logits'"):
+        warmup.replay_warmup(exported, lambda _, batch: {"logits": np.full((len(batch), 10), np.nan)})
+    with pytest.raises(ValueError, match="gives no good 'logits'"):
+        warmup.replay_warmup(exported, lambda _, batch: {"logits": np.zeros((len(batch) + 1, 10))})
+
+
+@pytest.fixture(scope="module")
+def compiled(model, images, tmp_path_factory):
+    """With both options."""
+    folder = tmp_path_factory.mktemp("compiled")
+    options = {"rollout": True, "xla": True, "batch_sizes": (1, 2)}
+    return serving.export_saved_model(model, folder, processor=PROCESSOR, images=images, **options)
+
+
+def test_rollout_signature_equals_keras(compiled, model, images):
+    maps = serving.load_saved_model(compiled).run("rollout", images)["rollout"]
+    expected = attention_maps(model)(images)["rollout"]
+    assert maps.shape == (4, 4, 4) and np.ptp(maps) > 1e-3
+    assert largest(maps, expected) < TOLERANCE
+    assert serving.read_report(compiled)["rollout"]["max_difference"] < TOLERANCE
+    # The check sees a map that is wrong by a hundredth of one patch's share.
+    other = type("", (), {"run": lambda *_: {"rollout": maps * 1.01}})()
+    with pytest.raises(ExportError, match="signature rollout"):
+        serving._verify_rollout(other, model, images, 1e-4)
+
+
+def test_rollout_is_of_a_deit_alone(tmp_path):
+    image = keras.Input((32, 32, 3))
+    flat = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(image)))
+    with pytest.raises(ValueError, match="attention_maps.*takes a DeiT"):
+        serving.export_saved_model(flat, tmp_path, processor=PROCESSOR, rollout=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_xla_compiles_the_network_and_equals_keras(compiled, exported, model, images):
+    graphs = [saved_model_pb2.SavedModel.FromString((p / "saved_model.pb").read_bytes()) for p in (compiled, exported)]
+    marked = [
+        sum(f.attr["_XlaMustCompile"].b for f in graph.meta_graphs[0].graph_def.library.function) for graph in graphs
+    ]
+    assert marked == [3, 0]  # for bytes and images together, for the heads, for the rollout
+    loaded = serving.load_saved_model(compiled)
+    # XLA fuses, and sums in another order.
+    assert largest(loaded(images), model(images)) < TOLERANCE
+    encoded = [encode(picture) for picture in photographs()]
+    expected = model(np.stack([PROCESSOR(file) for file in encoded]))
+    assert largest(loaded.run("serving_default", encoded)["logits"], expected) < TOLERANCE
+    assert serving.read_report(compiled)["xla"] and not serving.read_report(exported)["xla"]
+
+
 def test_report_is_json(exported):
     text = exported.joinpath("assets.extra", "verification.json").read_text()
     assert json.loads(text) == serving.read_report(exported)
@@ -336,5 +423,6 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     assert serving.load_saved_model(path).labels == LABELS
     printed = capsys.readouterr().out
     assert printed.startswith(str(path)) and "on noise" in printed and "heads" in printed
+    assert "9 warm-up records replayed" in printed
     with pytest.raises(SystemExit, match="Not exported: .*exists"):
         runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -1,5 +1,7 @@
 """Every .tflite variant runs and agrees with Keras; a file that falls short keeps the name `.rejected`."""
 
+import hashlib
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -7,17 +9,20 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
 import deit_tf
 from deit_tf import tflite
+from deit_tf.agreement import ExportError, agreement, deviation, wilson
 from deit_tf.data.preprocess import ImageProcessor
-from deit_tf.tflite import ExportError
+from deit_tf.sidecar import read_sidecar, to_pixels
 
 SCRIPT = Path(__file__).parents[1] / "export" / "to_tflite.py"
 # Largest difference from Keras over the largest logit: rounding; 11 bits of mantissa; 8-bit weights in two blocks.
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "dynamic_int8": 5e-2}
+VARIANTS = tuple(TOLERANCES)  # int8: tests/test_quantize.py
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +54,11 @@ def save(model, folder, images_shape, call):
 def exported(model, images, tmp_path_factory):
     """Report and file of every variant."""
     folder = tmp_path_factory.mktemp("phone") / "new"
-    files = {variant: folder / f"{variant}.tflite" for variant in tflite.VARIANTS}
+    files = {variant: folder / f"{variant}.tflite" for variant in VARIANTS}
     return {v: (tflite.export_tflite(model, file, variant=v, images=images), file) for v, file in files.items()}
 
 
-@pytest.mark.parametrize("variant", tflite.VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_variant_equals_keras(exported, model, images, variant):
     report, file = exported[variant]
     logits, expected = tflite.load_tflite(file)(images), np.asarray(model(images))
@@ -73,7 +78,69 @@ def test_variants_store_smaller_weights(exported):
 
 def test_no_temporary_file_stays(exported):
     files = [file for _, file in exported.values()]
-    assert sorted(files[0].parent.iterdir()) == sorted(files)
+    assert sorted(files[0].parent.iterdir()) == sorted([*files, *(file.with_suffix(".json") for file in files)])
+
+
+LABELS = [f"class {i}, é" for i in range(10)]
+PROCESSOR = ImageProcessor(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+
+
+@pytest.fixture(scope="module")
+def on_pixels(model, tmp_path_factory):
+    """A file that takes pixels, with labels; its report."""
+    file, pixels = tmp_path_factory.mktemp("pixels") / "m.tflite", load_sample_images().images[0][:64, :32]
+    images = np.stack([PROCESSOR(tf.io.encode_png(part)) for part in (pixels[:32], pixels[32:])])
+    options = {"input_type": "uint8", "processor": PROCESSOR, "labels": LABELS}
+    return tflite.export_tflite(model, file, images=images, **options), file, images
+
+
+def test_a_file_takes_pixels_and_normalises_them(on_pixels, model):
+    _, file, images = on_pixels
+    loaded, pixels = tflite.load_tflite(file), to_pixels(images, PROCESSOR.mean, PROCESSOR.std)
+    assert (loaded.input_type, pixels.dtype) == ("uint8", np.uint8)
+    by_hand = (pixels / np.float32(255) - PROCESSOR.mean) / PROCESSOR.std
+    # float32 rounding of the normalisation, then of the graph
+    np.testing.assert_allclose(loaded(pixels), model(np.float32(by_hand)), atol=1e-5)
+    np.testing.assert_allclose(loaded(images), loaded(pixels))  # normalised ones become pixels again, by the JSON file
+    np.testing.assert_allclose(images, by_hand, atol=1e-5)  # a picture of whole grey levels is not changed by it
+    assert np.abs(loaded(255 - pixels) - loaded(pixels)).max() > 0.1
+
+
+def test_json_beside_the_file(on_pixels, exported):
+    report, file, images = on_pixels
+    told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert told["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (told["mean"], told["std"], told["image_size"]) == ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3], [32, 32])
+    assert (told["input"]["type"], told["labels"]) == ("uint8", LABELS)
+    assert told["verified"] == {key: value for key, value in report.items() if key != "file"}
+    assert file.with_name("labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
+    plain = read_sidecar(exported["float16"][1])
+    assert (plain["labels"], plain["input"]["type"], "mean" in plain) == (None, "float32", False)
+
+
+def test_a_json_file_of_another_file_is_refused(on_pixels, tmp_path):
+    _, file, images = on_pixels
+    tmp_path.joinpath("m.tflite").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="no m.json beside it"):
+        tflite.load_tflite(tmp_path / "m.tflite")(images)
+    told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    tmp_path.joinpath("m.json").write_text(json.dumps(told | {"sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="checksum differs"):
+        tflite.load_tflite(tmp_path / "m.tflite")(images)
+
+
+def test_other_labels_in_the_folder_are_not_overwritten(model, tmp_path):
+    tmp_path.joinpath("labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(ValueError, match="`labels` differ from those"):
+        tflite.export_tflite(model, tmp_path / "m.tflite", labels=LABELS)
+    assert tmp_path.joinpath("labels.txt").read_text() == "cat\ndog\n"
+
+
+def test_times_are_taken_in_turns(exported, images):
+    files = {variant: file for variant, (_, file) in exported.items()}
+    times = tflite.latencies(files, images, num_threads=1, rounds=3)
+    assert list(times) == list(files)
+    assert all(0 < t["best_ms"] <= t["median_ms"] and t["threads"] == 1 for t in times.values())
 
 
 def test_graph_has_a_fixed_batch(exported):
@@ -119,9 +186,69 @@ def test_other_logits_are_refused(exported, model, images):
         tflite.verify_tflite(file, images, logits[:, :9], weights=weights)
 
 
+@pytest.mark.parametrize("limit, kind", [("top1_agreement", "top1"), ("clear_agreement", "clear")])
+def test_other_classes_are_refused(exported, images, monkeypatch, limit, kind):
+    """Two classes change places on most images: the differences are small enough, the classes are not the same."""
+    file = exported["float32"][1]
+    logits = np.tile(tflite.load_tflite(file)(images), (10, 1))
+    wrong = logits.copy()
+    rows = np.arange(len(wrong))
+    order = np.argsort(-logits, axis=-1)
+    wrong[rows, order[:, 1]] = logits[rows, order[:, 0]] + 0.01
+    loose = replace(tflite.VARIANTS["float32"], max_difference=9, relative_rms=9, top1_agreement=0, clear_agreement=0)
+    monkeypatch.setitem(tflite.VARIANTS, "float32", loose)
+    tflite.verify_tflite(file, np.tile(images, (10, 1, 1, 1)), wrong, weights=0)
+    monkeypatch.setitem(tflite.VARIANTS, "float32", replace(loose, **{limit: 0.5}))
+    if kind == "clear":
+        wrong[rows, order[:, 1]] += 2  # clearly so
+    with pytest.raises(ExportError, match=rf"on 0 of 40 images \({kind}\), a share of 0.5"):
+        tflite.verify_tflite(file, np.tile(images, (10, 1, 1, 1)), wrong, weights=0)
+
+
+def test_agreement_by_hand():
+    reference = np.array([[3.0, 0, 0, 0, 0, 0], [1.0, 0.5, 0, 0, 0, 0], [0, 0, 2.0, 0, 0, 0.5]])
+    logits = np.array([[2.0, 0, 0, 0, 0, 0], [0.4, 0.5, 0, 0, 0, 0], [5, 4, -1, 3, 2, 1]])
+    counted = agreement(logits, reference)
+    assert {key: (c["hits"], c["images"]) for key, c in counted.items()} == {
+        "top1": (1, 3),
+        "top5": (2, 3),  # the third names it last of six
+        "clear": (1, 2),  # the second leads by half a nat
+    }
+    assert counted["top1"]["share"] == pytest.approx(1 / 3)
+    none = agreement(logits[1:2], reference[1:2])["clear"]
+    assert (none["images"], none["share"], none["interval"]) == (0, None, [0.0, 1.0])
+
+
+def test_wilson_interval():
+    for hits, trials in ((198, 200), (5, 10), (1, 3), (0, 7), (4, 4)):
+        theirs = scipy.stats.binomtest(hits, trials).proportion_ci(0.95, "wilson")
+        assert wilson(hits, trials) == pytest.approx(tuple(theirs), abs=1e-5)  # 1.96 for 1.95996
+
+
 def test_without_images_the_report_says_noise(model, tmp_path):
     report = tflite.export_tflite(model, tmp_path / "m.tflite")
     assert (report["compared_on"], report["images"]) == ("noise", tflite.NOISE_IMAGES)
+
+
+def test_either_form_of_gelu_becomes_one_op(tmp_path):
+    """TensorFlow's rewriter fuses one, the converter knows the other and fails on `Erf`."""
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=(3, 8)).astype("float32"))
+    forms = [lambda x: (tf.math.erf(x * 0.5**0.5) + 1.0) * 0.5 * x, lambda x: tf.nn.gelu(x)]
+    for number, form in enumerate(forms):
+        module, folder = tf.Module(), tmp_path / str(number)
+        module.weights = [kernel]
+        spec = tf.TensorSpec((1, 3), tf.float32, name="images")
+
+        def call(images, form=form):
+            return {"logits": form(images @ kernel)}
+
+        tf.saved_model.save(module, str(folder), signatures=tf.function(call, input_signature=[spec]))
+        tflite._rearrange_gelu(folder / "saved_model.pb")
+        content = tflite.convert(folder)
+        assert tflite.op_counts(content)["GELU"] == 1
+        runner = tflite.Interpreter(model_content=content).get_signature_runner()
+        images = np.array([[1, -2, 0.5]], "float32")
+        np.testing.assert_allclose(runner(images=images)["logits"], tf.nn.gelu(images @ kernel), atol=1e-5)
 
 
 def test_op_without_builtin_is_refused(model, images, tmp_path):
@@ -145,7 +272,7 @@ def test_rejected_file_keeps_its_name_and_spares_the_old_one(model, images, tmp_
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m.tflite", "m.tflite.rejected"]
     assert file.read_bytes() == b"the last good one"
     tflite.export_tflite(model, file, images=images)  # a good one takes both places
-    assert [entry.name for entry in tmp_path.iterdir()] == ["m.tflite"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m.json", "m.tflite"]
     assert tflite.load_tflite(file)(images).shape == (4, 10)
 
 
@@ -158,12 +285,12 @@ def test_not_a_number_is_refused(images, tmp_path):
 
 
 def test_deviation_by_hand():
-    measured = tflite.deviation([[1.0, 4.0], [0.0, 0.5]], [[1.0, 2.0], [0.5, 0.0]])
+    measured = deviation([[1.0, 4.0], [0.0, 0.5]], [[1.0, 2.0], [0.5, 0.0]])
     assert measured["max_difference"] == 1.0  # 2 / max(1, 2)
     assert measured["mean_difference"] == 0.375  # (0 + 2 + 0.5 + 0.5) / 4 / 2
     assert measured["relative_rms"] == pytest.approx((4.5 / 5.25) ** 0.5)
     assert measured["top1_agreement"] == 0.5
-    assert tflite.deviation([[0.1]], [[0.2]])["max_difference"] == pytest.approx(0.1)  # divided by 1, not 0.2
+    assert deviation([[0.1]], [[0.2]])["max_difference"] == pytest.approx(0.1)  # divided by 1, not 0.2
 
 
 @pytest.mark.parametrize(
@@ -173,6 +300,10 @@ def test_deviation_by_hand():
         ("variant", {"variant": "int4"}),
         ("images", {"images": np.zeros((2, 16, 16, 3), "float32")}),
         ("images", {"images": np.zeros((32, 32, 3), "float32")}),
+        ("input_type", {"input_type": "int8"}),
+        ("processor", {"input_type": "uint8"}),
+        ("processor", {"processor": ImageProcessor(48)}),
+        ("labels", {"labels": ["cat", "dog"]}),
     ],
 )
 def test_bad_arguments_are_named(model, tmp_path, name, kwargs):
@@ -206,8 +337,15 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "student.keras", tmp_path / "phone"
     model.save(file)
     assert not run_script(monkeypatch, file, "--out", out, "--variants", "float32,float16")
-    assert sorted(entry.suffix for entry in out.iterdir()) == [".tflite", ".tflite"]
-    assert capsys.readouterr().out.startswith("compared with Keras on noise")
+    names = [f"student_{variant}{suffix}" for variant in ("float16", "float32") for suffix in (".json", ".tflite")]
+    assert sorted(entry.name for entry in out.iterdir()) == names
+    printed = capsys.readouterr().out
+    assert "compared with Keras on noise" in printed and "SOFTMAX 2" in printed
+    latency = json.loads(out.joinpath("student_float16.json").read_text())["verified"]["latency"]
+    assert latency["of_float32"] > 0 and latency["threads"] == 1
+    assert not run_script(monkeypatch, file, "--out", out, "--input", "uint8")
+    assert tflite.load_tflite(out / "student_float32_uint8.tflite").input_type == "uint8"
+    assert "count from 1" in run_script(monkeypatch, file, "--out", out, "--threads", "0")
     assert "`--out` must be a folder" in run_script(
         monkeypatch, file, "--out", tmp_path / "a.tflite", "--variants", "float32,float16"
     )

@@ -232,7 +232,9 @@ def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     assert {"skipped_steps", "val_accuracy", "val_ema_accuracy"} <= set(line)
     assert summary(out)["evaluation"]["ema_accuracy"] == line["val_ema_accuracy"]
     before = {w.path: np.array(w) for w in load_run(runs / "distilled").model.weights}
-    still = {w.path for w in run.model.weights if w.shape == before[w.path].shape and (w == before[w.path]).numpy().all()}
+    still = {
+        w.path for w in run.model.weights if w.shape == before[w.path].shape and (w == before[w.path]).numpy().all()
+    }
     assert "blocks.0/mlp/fc1/kernel" in still and "blocks.0/attn/qkv/kernel" not in still
     averaged = load_run(out / "student_ema.keras").model
     assert np.abs(averaged.get_weights()[-1] - run.model.get_weights()[-1]).max() > 1e-6
