@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         format="%(message)s", level=logging.INFO, handlers=[RichHandler(show_path=False, show_time=False)]
     )
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for library in ("absl", "tensorflow"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     parser = _parser()
     parsed = parser.instantiate(parser.parse_args(arguments))
     command = _COMMANDS[parsed.command]

@@ -41,7 +41,12 @@ def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
     """Wait until all workers of a cluster are here; returns the mean of their numbers."""
     if strategy.cluster_resolver is None:
         return number
-    return float(strategy.reduce("MEAN", strategy.run(lambda: tf.constant(number, tf.float64)), axis=None))
+
+    @tf.function
+    def mean():
+        return strategy.reduce("MEAN", strategy.run(lambda: tf.constant(number, tf.float64)), axis=None)
+
+    return float(mean())
 
 
 def check_batch(batch_size: int, replicas: int, micro_batches: int) -> None:
