@@ -26,6 +26,7 @@ from deit_tf.data import (
     train_dataset,
 )
 from deit_tf.distill import Distiller
+from deit_tf.labels import Cache, open_cache
 from deit_tf.loop import Loop
 from deit_tf.models import create_masked_model, create_model, heads
 from deit_tf.optim import build_optimizer, scaled_lr
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 # What a run may change when it goes on, as it has no part in what it computes.
-FREE = ("out", "data.num_parallel_calls", "data.verify", "checkpoint.every_steps", "checkpoint.keep")
+FREE = ("out", "data.num_parallel_calls", "data.verify", "distill.labels", "checkpoint.every_steps", "checkpoint.keep")
 
 
 # What learns, by the paths of the weights (`model.trainable`).
@@ -155,9 +156,12 @@ def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
     if distill.train_heads == "cls":
         student = keras.Model(student.input, heads(student).output["cls"], name=student.name)
+    cache = None
+    if distill.labels and distill.kind != "none":
+        cache = open_cache(distill.labels, config, sources, student.input_shape[1:3])
     distiller = Distiller(
         student,
-        _teacher(config, labels),
+        None if cache else _teacher(config, labels),
         kind=distill.kind,
         alpha=distill.alpha,
         temperature=distill.temperature,
@@ -166,7 +170,9 @@ def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
         mean=config.data.mean,
         std=config.data.std,
     )
-    return Task(distiller, "student", distill.kind, *_batches(student, config, sources), LEARNS[config.model.trainable])
+    return Task(
+        distiller, "student", distill.kind, *_batches(student, config, sources, cache), LEARNS[config.model.trainable]
+    )
 
 
 def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
@@ -175,7 +181,8 @@ def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
     if config.distill.teacher is None:
         raise ValueError(
             f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf train-teacher` and "
-            "set `distill.teacher` to its run, or set `distill.kind` to none."
+            "set `distill.teacher` to its run; or set `distill.labels` to what `deit-tf label` made, or `distill.kind` to "
+            "none."
         )
     return load_teacher(config.distill.teacher, labels)
 
@@ -204,18 +211,23 @@ def _teacher_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     return Task(LabelTrainer(network), "teacher", "teacher", *_batches(network, config, sources))
 
 
-def _batches(network: keras.Model, config: TrainConfig, sources: tuple[Source, Source]):
-    """Labelled batches to train on, from a step on, and those to evaluate on."""
+def _batches(
+    network: keras.Model, config: TrainConfig, sources: tuple[Source, Source], cache: Cache | None = None
+) -> tuple[Callable[[int], tf.data.Dataset], tf.data.Dataset]:
+    """Labelled batches to train on, from a step on, and those to evaluate on; with the teacher's labels of `cache`."""
     training, held_out = sources
     size, classes = network.input_shape[1:3], len(training.class_names)
     processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
 
     def batches(first_step):
-        return train_dataset(
+        stream = train_dataset(
             training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed, first_step=first_step
         )
+        return cache.attach(stream, first_step) if cache else stream
 
     evaluation = eval_dataset(held_out, config.data, processor)
+    if cache:
+        return batches, cache.attach_held_out(evaluation)
     return batches, evaluation.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
 

@@ -39,6 +39,9 @@ def save_teacher(file, seed):
     for w in model.weights:  # a fresh network gives all images the same decision
         if w.name in ("moving_mean", "moving_variance", "kernel") and w.shape[-1] != CLASSES:
             w.assign(rng.normal(0, 0.3, w.shape) if w.name != "moving_variance" else rng.uniform(0.5, 2, w.shape))
+    head = model.get_layer("head").kernel
+    noise = rng.normal(size=(64, SIZE, SIZE, 3)).astype("float32")
+    head.assign(head * (2 / np.std(model(noise, training=False))))  # in doubt now and then
     model.save(file)
     return str(file)
 
@@ -333,6 +336,7 @@ def test_soft_labels_reproduce_the_kept_probabilities(soft_config, sources, soft
     rows = np.concatenate([y["teacher_logits"] for _, y in opened.attach(plain)])
     live = np.concatenate(live_logits(soft_config, plain))
     wanted, found = (tf.nn.softmax(x).numpy() for x in (live, rows))
+    assert 0.3 < wanted.max(-1).mean() < 0.9
     kept = np.argsort(-live, axis=-1, kind="stable")[:, :TOP_K]
     # float16 rounds a logarithm by 2**-11 of itself at most, and p |log p| stays below 0.37.
     np.testing.assert_allclose(np.take_along_axis(found, kept, -1), np.take_along_axis(wanted, kept, -1), atol=4e-4)
@@ -423,32 +427,32 @@ def distiller(teacher, kind):
     return made
 
 
-def with_true_labels(dataset):
-    return dataset.map(lambda images, labels: (images, tf.one_hot(labels, CLASSES)))
-
-
 def test_training_from_labels_gives_the_bits_of_the_live_teacher(config, sources, opened):
     tf.config.experimental.enable_op_determinism()
     live = distiller(load_teacher(config.distill.teacher, sources[0].class_names), "hard")
-    cached = distiller(None, "hard")
-    truth = with_true_labels(held_out(config, sources))
-    stream = batches(config, sources)
+    cached, stream = distiller(None, "hard"), batches(config, sources)
     settings = dict(steps_per_epoch=STEPS, shuffle=False, verbose=0)
-    cached.fit(opened.attach(stream), validation_data=opened.attach_held_out(truth), **settings)
-    live.fit(stream, validation_data=truth, **settings)
+    cached.fit(opened.attach(stream), **settings)
+    live.fit(stream, **settings)
     for a, b in zip(cached.student.get_weights(), live.student.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert cached.history.history == live.history.history
-    assert 0 < cached.history.history["val_teacher_agreement"][0] < 1
+    assert 0 < cached.history.history["teacher_agreement"][0] < 1
 
 
-def test_soft_labels_teach_as_the_live_teacher_does(soft_config, sources, soft_cache):
-    truth = with_true_labels(held_out(soft_config, sources))
-    attached = open_cache(soft_cache, soft_config, sources).attach_held_out(truth)
-    live = distiller(load_teacher(soft_config.distill.teacher, sources[0].class_names), "soft")
-    cached = distiller(None, "soft").evaluate(attached, return_dict=True, verbose=0)
-    live = live.evaluate(truth, return_dict=True, verbose=0)
-    assert cached["teacher_agreement"] == live["teacher_agreement"]
-    # The seven classes that were not kept share what is left evenly.
-    assert cached["distillation_loss"] == pytest.approx(live["distillation_loss"], rel=0.02)
-    assert cached["distillation_loss"] != live["distillation_loss"]
+def test_labels_judge_held_out_images_as_the_live_teacher_does(config, sources, opened, soft_config, soft_cache):
+    plain = held_out(config, sources)
+    truth = plain.map(lambda images, labels: (images, tf.one_hot(labels, CLASSES)))
+    for kind, cache in (("hard", opened), ("soft", open_cache(soft_cache, soft_config, sources))):
+        live = distiller(load_teacher(config.distill.teacher, sources[0].class_names), kind)
+        wanted = [live.judge(batch, training=False).values for batch in truth]
+        cached = distiller(None, kind)
+        found = [cached.judge(batch, training=False).values for batch in cache.attach_held_out(plain)]
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(a["teacher_agreement"], b["teacher_agreement"])
+            np.testing.assert_array_equal(a["accuracy"], b["accuracy"])
+            # The divergence counts the teacher's entropy in, which spreading seven classes evenly raises by up to
+            # 0.4 here; one-hot rows taken for logits would be off by more.
+            atol = 0 if kind == "hard" else 0.5
+            np.testing.assert_allclose(a["distillation_loss"], b["distillation_loss"], rtol=0, atol=atol)
+            assert kind == "hard" or not np.array_equal(a["distillation_loss"], b["distillation_loss"])

@@ -241,6 +241,18 @@ def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     assert averaged.trainable_weights and all(layer.trainable for layer in run.model.layers)
 
 
+def test_labels_made_ahead_train_the_same_student(runs, tmp_path):
+    labels = ["--distill.labels", str(tmp_path / "labels")]
+    teacher = ["--distill.teacher", str(runs / "teacher")]
+    main(["label", *QUICK, *teacher, *labels, "--out", str(tmp_path / "cached")])
+    main(["train", *QUICK, *teacher, *labels, "--out", str(tmp_path / "cached")])
+    for a, b in zip(
+        *(load_run(run).model.get_weights() for run in (tmp_path / "cached", runs / "distilled")), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert summary(tmp_path / "cached")["evaluation"] == summary(runs / "distilled")["evaluation"]
+
+
 def test_xla_trains_what_the_graph_trains(runs, tmp_path):
     options = ["--distill.kind", "none", "--deterministic", "false", "--xla", "true", "--out", str(tmp_path / "xla")]
     main(["train", *QUICK, *options])
