@@ -181,8 +181,8 @@ def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
     if config.distill.teacher is None:
         raise ValueError(
             f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf train-teacher` and "
-            "set `distill.teacher` to its run; or set `distill.labels` to what `deit-tf label` made, or `distill.kind` to "
-            "none."
+            "set `distill.teacher` to its run; or set `distill.labels` to what `deit-tf label` made, or `distill.kind` "
+            "to none."
         )
     return load_teacher(config.distill.teacher, labels)
 

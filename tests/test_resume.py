@@ -61,10 +61,11 @@ def assert_same_bits(run, other):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def kill_while(process, moment):
-    """Kill the process with signal 9 as soon as `moment()` is true; false if it ended before."""
+def kill_while(process, moment, pause=0.0):
+    """Kill the process with signal 9 a pause after `moment()` is true; false if it ended before."""
     while process.poll() is None:
         if moment():
+            time.sleep(pause)
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
@@ -75,6 +76,11 @@ def kill_while(process, moment):
 
 def reached(run, step):
     return lambda: any(int(f.stem.split("-")[1]) >= step for f in (run / "checkpoints").glob("step-*"))
+
+
+def after(seconds):
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
 
 
 def writing(run):
@@ -101,20 +107,21 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["none", "mirrored"])
 def test_ten_kills_at_random_moments(tmp_path, strategy):
-    options = ["--epochs", "4", "--strategy", strategy]
+    options, killed = ["--epochs", "8", "--strategy", strategy], tmp_path / "killed"
     finish(start(tmp_path, *options, "--out", str(tmp_path / "whole")))
-    options += ["--out", str(tmp_path / "killed")]
-    draw, kills = random.Random(strategy), 0
-    while kills < 10:
-        process = start(tmp_path, *options)
-        moment = time.monotonic() + 6 + draw.uniform(0, 6)
-        torn = draw.random() < 0.3
-        kills += kill_while(process, writing(tmp_path / "killed") if torn else lambda: time.monotonic() > moment)  # noqa: B023
-        if (tmp_path / "killed" / "summary.json").exists():
-            break
-    finish(start(tmp_path, *options), status=2 if (tmp_path / "killed" / "summary.json").exists() else 0)
-    assert kills >= 3
-    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    options += ["--out", str(killed)]
+    draw = random.Random(strategy)
+    for number in range(10):
+        # somewhere in the next 17 of the 176 steps, and a little later; or as a checkpoint is written; or while it starts
+        moment = reached(killed, 17 * number + draw.randrange(17))
+        if number in (3, 7):
+            moment = writing(killed)
+        if number == 5:
+            moment = after(draw.uniform(2, 6))
+        pause = draw.uniform(0, 0.1)
+        assert kill_while(start(tmp_path, *options), moment, 0 if number in (3, 7) else pause)
+    finish(start(tmp_path, *options))
+    assert_same_bits(tmp_path / "whole", killed)
 
 
 def variables(value=0.0):
