@@ -112,7 +112,7 @@ def test_ten_kills_at_random_moments(tmp_path, strategy):
     options += ["--out", str(killed)]
     draw = random.Random(strategy)
     for number in range(10):
-        # somewhere in the next 17 of the 176 steps, and a little later; or as a checkpoint is written; or while it starts
+        # within the next 17 of the 176 steps, and a little later; or as a checkpoint is written; or as it starts
         moment = reached(killed, 17 * number + draw.randrange(17))
         if number in (3, 7):
             moment = writing(killed)
