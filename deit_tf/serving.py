@@ -1,4 +1,4 @@
-"""A Keras classifier as a SavedModel for TensorFlow Serving: signatures, labels, verification.
+"""A Keras classifier as a SavedModel for TensorFlow Serving: signatures, labels, warm-up, verification.
 
 Layout and signatures as https://www.tensorflow.org/tfx/serving/saved_model_basics asks for them. A version
 appears under its name only after it was loaded in a C++ session and compared with Keras.
@@ -14,12 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deit_tf.agreement import ExportError, deviation
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.models.deit import heads
-from deit_tf.tflite import ExportError, comparison_images, deviation, float32_twin
+from deit_tf.models.features import attention_maps
+from deit_tf.sidecar import LABELS_FILE, to_pixels
+from deit_tf.tflite import comparison_images, float32_twin
+from deit_tf.warmup import BATCH_SIZES, replay_warmup, write_warmup
 
-BYTES, IMAGES, HEADS = "serving_default", "images", "heads"
-LABELS_FILE = "labels.txt"
+BYTES, IMAGES, HEADS, ROLLOUT = "serving_default", "images", "heads", "rollout"
 REPORT_FILE = Path("assets.extra", "verification.json")
 # What a checkpoint holds beside the weights; measured at about 90 bytes a variable.
 INDEX_BYTES, INDEX_BYTES_PER_VARIABLE = 4096, 256
@@ -34,6 +37,9 @@ def export_saved_model(
     version: int = 1,
     name: str | None = None,
     top_k: int = 5,
+    rollout: bool = False,
+    xla: bool = False,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     images: np.ndarray | None = None,
     tolerance: float = 1e-4,
 ) -> Path:
@@ -43,7 +49,8 @@ def export_saved_model(
     GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalised) to `logits` and
     `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]), `top_k_probabilities` and
     `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps `images` to `cls` and `dist` logits
-    [B, C]. One file that does not decode fails its whole batch.
+    [B, C]; `rollout`, where asked for, maps `images` to `rollout` [B, H/P, W/P], the share of each patch in the
+    decision as `attention_maps` has it. One file that does not decode fails its whole batch.
 
     Args:
         model: From float32 [B, H, W, 3] images to [B, C] logits.
@@ -53,6 +60,10 @@ def export_saved_model(
         version: Number of the version, from 1; a server takes the highest.
         name: Folder of the model; `model.name` by default.
         top_k: How many classes the top-k outputs name, C at most.
+        rollout: Whether there is a signature for the attention rollout; of a DeiT alone.
+        xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server, anew for each
+            batch size, so that it must fill batches up to `batch_sizes`.
+        batch_sizes: Those that the server allows; each signature has a warm-up record of each.
         images: float32 [n, H, W, 3], normalised, to verify on; held-out ones. Noise if None.
         tolerance: Difference from Keras allowed, as `deviation` in deit_tf.tflite has it.
     Returns:
@@ -65,8 +76,9 @@ def export_saved_model(
     """
     samples = comparison_images(model, images)
     labels = _checked_labels(labels, model.output_shape[-1])
-    _check_arguments(model, processor, version, top_k)
-    target = Path(directory, _checked_name(name or model.name), str(version))
+    _check_arguments(model, processor, version, top_k, batch_sizes)
+    name = _checked_name(name or model.name)
+    target = Path(directory, name, str(version))
     if target.exists():
         raise FileExistsError(f"{target} exists and is left as it is. Take the next `version`.")
     model = float32_twin(model)
@@ -75,10 +87,12 @@ def export_saved_model(
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as temporary:
         staged = Path(temporary, "version")
-        write_saved_model(model, staged, processor=processor, labels=labels, top_k=top_k)
-        report = verify_saved_model(staged, model, samples, processor, tolerance)
-        report["compared_on"] = "noise" if images is None else "images"
-        staged.joinpath(REPORT_FILE).parent.mkdir()
+        signatures = _signatures(model, processor, labels, top_k, rollout, xla)
+        write_saved_model(model, staged, signatures=signatures, labels=labels)
+        inputs = {key: function.input_signature[0] for key, function in signatures.items()}
+        write_warmup(staged, name, inputs, _encoded_pictures(samples, processor), batch_sizes)
+        report = verify_saved_model(staged, model, samples, processor, tolerance, signatures=list(signatures))
+        report |= {"compared_on": "noise" if images is None else "images", "xla": xla}
         staged.joinpath(REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staged, target)  # fails where another export was faster: the target is then a folder with files
@@ -90,10 +104,8 @@ def read_report(path: str | Path) -> dict:
     return json.loads(Path(path, REPORT_FILE).read_text())
 
 
-def write_saved_model(
-    model: keras.Model, path: str | Path, *, processor: ImageProcessor, labels: Sequence[str], top_k: int
-) -> None:
-    """Write the SavedModel of `export_saved_model` to the folder `path`, unverified."""
+def write_saved_model(model: keras.Model, path: str | Path, *, signatures: dict, labels: Sequence[str]) -> None:
+    """Write a SavedModel of `model` with these signatures to the folder `path`, unverified."""
     # The variables, and the model hidden in closures. A tracked Keras model saves and loads in Python, but a C++
     # session does not find its variables (https://github.com/keras-team/keras/issues/20095); Model.export writes
     # each of them twice (https://github.com/keras-team/keras/issues/23553).
@@ -103,7 +115,7 @@ def write_saved_model(
         file = Path(folder, LABELS_FILE)
         file.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         module.labels_file = tf.saved_model.Asset(str(file))
-        tf.saved_model.save(module, str(path), signatures=_signatures(model, processor, labels, top_k))
+        tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def verify_saved_model(
@@ -112,8 +124,9 @@ def verify_saved_model(
     images: np.ndarray,
     processor: ImageProcessor | None = None,
     tolerance: float = 1e-4,
+    signatures: Sequence[str] = (),
 ) -> dict:
-    """Load a SavedModel in a C++ session and compare every signature with Keras.
+    """Load a SavedModel in a C++ session, compare every signature with Keras and replay the warm-up records.
 
     Args:
         path: Folder of a version.
@@ -121,12 +134,14 @@ def verify_saved_model(
         images: float32 [n, H, W, 3], normalised.
         processor: How bytes become images; None leaves the signature of bytes out.
         tolerance: Difference allowed, over max(1, largest |Keras's logit|).
+        signatures: What there must be beside `images`, `heads` of a distilled model, and that of bytes.
     Returns:
-        `weights_bytes` on disk, `images_compared` (n) and, by signature, what `deviation` in deit_tf.tflite
-        measures; of two heads, that of the worse. The bytes are 2n PNG files made from `images`.
+        `weights_bytes` on disk, `images_compared` (n), `warmup_records` and, by signature, what `deviation` in
+        deit_tf.agreement measures; of two heads, that of the worse; of the rollout, times its number of patches.
+        The bytes are 2n PNG files made from `images`.
     Raises:
         ExportError: If weights are missing or written twice, the session does not load or run, an output
-            is missing, or one differs.
+            is missing, one differs, or there are no warm-up records.
     """
     images = np.asarray(images, np.float32)
     report = {"weights_bytes": _check_weights(Path(path), model), "images_compared": len(images)}
@@ -135,10 +150,15 @@ def verify_saved_model(
         report[IMAGES] = _verify_images(loaded, model, images, tolerance)
         if has_two_heads(model):
             report[HEADS] = _verify_heads(loaded, model, images, tolerance)
+        if ROLLOUT in signatures:
+            report[ROLLOUT] = _verify_rollout(loaded, model, images, tolerance)
         if processor is not None:
             report[BYTES] = _verify_bytes(loaded, model, images, processor, tolerance)
+        report["warmup_records"] = loaded.warm_up()
     except (tf.errors.OpError, KeyError, ValueError) as error:
         raise ExportError(f"{path} fails in a C++ session: {type(error).__name__}: {error}") from error
+    if not report["warmup_records"]:
+        raise ExportError(f"{path} has no warm-up records: its first requests would wait for the graph")
     return report
 
 
@@ -187,6 +207,15 @@ class LoadedModel:
         fetches = {key: output.name for key, output in definition.outputs.items()}
         return self._session.run(fetches, {tensor.name: batch})
 
+    def warm_up(self) -> int:
+        """Replay the warm-up records, as TensorFlow Serving does before it serves a version; returns their number.
+
+        Raises:
+            ValueError: If an answer is no good.
+            tf.errors.OpError: If the session does not run one, or the file is damaged.
+        """
+        return replay_warmup(self.path, self.run)
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [B, C], of normalised images [B, H, W, 3]."""
         return self.run(IMAGES, np.asarray(images, np.float32))["logits"]
@@ -207,13 +236,21 @@ def has_two_heads(model: keras.Model) -> bool:
     return {"head", "head_dist"} <= {layer.name for layer in model.layers}
 
 
-def _signatures(model: keras.Model, processor: ImageProcessor, labels: Sequence[str], top_k: int) -> dict:
+def _signatures(
+    model: keras.Model,
+    processor: ImageProcessor,
+    labels: Sequence[str],
+    top_k: int,
+    rollout: bool = False,
+    xla: bool = False,
+) -> dict:
     """The signatures of `export_saved_model`, as functions that hold `model` by closure."""
     top_k = min(top_k, len(labels))
     image = tf.TensorSpec((*processor.size, 3), tf.float32)
+    network = _network(model, xla)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = tf.cast(model(images, training=False), tf.float32)  # [B, C]
+        logits = tf.cast(network(images), tf.float32)  # [B, C]
         probabilities = tf.nn.softmax(logits)
         classes = tf.math.top_k(logits, top_k).indices  # [B, k], int32
         return {
@@ -234,9 +271,21 @@ def _signatures(model: keras.Model, processor: ImageProcessor, labels: Sequence[
         IMAGES: tf.function(classify, input_signature=[batch]),
     }
     if has_two_heads(model):
-        both = heads(model)
-        signatures[HEADS] = tf.function(lambda images: both(images, training=False), input_signature=[batch])
+        signatures[HEADS] = tf.function(_network(heads(model), xla), input_signature=[batch])
+    if rollout:
+        maps = _network(_rollout(model), xla)
+        signatures[ROLLOUT] = tf.function(lambda images: {"rollout": maps(images)}, input_signature=[batch])
     return signatures
+
+
+def _network(model: keras.Model, xla: bool):
+    """`model` in inference, from images to what it gives; XLA takes no strings, so that decoding stays outside."""
+    return tf.function(lambda images: model(images, training=False), jit_compile=True if xla else None)
+
+
+def _rollout(model: keras.Model) -> keras.Model:
+    maps = attention_maps(model)
+    return keras.Model(maps.input, maps.output["rollout"])
 
 
 def _checked_labels(labels: Sequence[str] | None, classes: int) -> list[str]:
@@ -254,13 +303,17 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _check_arguments(model: keras.Model, processor: ImageProcessor, version: int, top_k: int) -> None:
+def _check_arguments(
+    model: keras.Model, processor: ImageProcessor, version: int, top_k: int, batch_sizes: Sequence[int]
+) -> None:
     if model.input_shape[1:] != (*processor.size, 3):
         raise ValueError(
             f"`processor` must make images of the model's shape {model.input_shape[1:]}. "
             f"Received: image_size={processor.image_size}"
         )
-    for argument, number in (("version", version), ("top_k", top_k)):
+    if not batch_sizes:
+        raise ValueError("`batch_sizes` must name one at least, such as (1,). Received none.")
+    for argument, number in (("version", version), ("top_k", top_k), *(("batch_sizes", size) for size in batch_sizes)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"`{argument}` takes a whole number from 1. Received: {number!r}")
 
@@ -291,6 +344,12 @@ def _verify_heads(loaded: LoadedModel, model: keras.Model, images: np.ndarray, t
     outputs, expected = loaded.run(HEADS, images), heads(model)(images, training=False)
     measured = [_compare(f"{HEADS}, {key}", outputs[key], expected[key], tolerance) for key in ("cls", "dist")]
     return max(measured, key=lambda one: one["max_difference"])
+
+
+def _verify_rollout(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
+    found, expected = loaded.run(ROLLOUT, images)["rollout"], np.asarray(_rollout(model)(images))  # [n, H/P, W/P]
+    patches = expected[0].size  # shares sum to 1: times their number, they are of order 1 as logits are
+    return _compare(ROLLOUT, *(patches * np.reshape(maps, (len(images), -1)) for maps in (found, expected)), tolerance)
 
 
 def _verify_bytes(
@@ -331,7 +390,6 @@ def _check_top_k(what: str, outputs: dict, expected: np.ndarray, labels: Sequenc
 
 def _encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
     """PNG files of normalised images [n, H, W, 3]: each as it is, and cut to another shape, so that it is resized."""
-    pixels = (images * np.asarray(processor.std) + np.asarray(processor.mean)) * 255
-    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    pixels = to_pixels(images, processor.mean, processor.std)
     cut = pixels[:, :, : max(1, 2 * pixels.shape[2] // 3)]
     return [tf.io.encode_png(picture).numpy() for batch in (pixels, cut) for picture in batch]

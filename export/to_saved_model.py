@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from deit_tf.agreement import ExportError
 from deit_tf.runs import load_run
 from deit_tf.serving import export_saved_model, read_report
-from deit_tf.tflite import ExportError
 
 
 def parse() -> argparse.Namespace:
@@ -19,6 +19,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="writes DIR/<model>/<version>/")
     parser.add_argument("--version", type=int, default=1, help="from 1; an existing one is refused (default: 1)")
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the run's)")
+    parser.add_argument("--rollout", action="store_true", help="adds a signature for the attention rollout, of a DeiT")
+    parser.add_argument("--xla", action="store_true", help="the server compiles the network, once per batch size")
     return parser.parse_args()
 
 
@@ -27,7 +29,7 @@ def export(args: argparse.Namespace) -> Path:
     run = load_run(args.source)
     labels = run.labels if args.labels is None else Path(args.labels).read_text(encoding="utf-8").splitlines()
     what = dict(processor=run.processor, labels=labels, version=args.version, name=run.name, images=run.samples)
-    return export_saved_model(run.model, args.out, **what)
+    return export_saved_model(run.model, args.out, **what, rollout=args.rollout, xla=args.xla)
 
 
 def main() -> None:
@@ -40,9 +42,10 @@ def main() -> None:
     compared_on = "noise" if report["compared_on"] == "noise" else f"{report['images_compared']} held-out images"
     print(f"{path} ({report['weights_bytes'] / 1e6:.2f} MB of weights)")
     print(f"largest difference of a logit from Keras, in a C++ session, on {compared_on}:")
-    for signature in ("serving_default", "images", "heads"):
+    for signature in ("serving_default", "images", "heads", "rollout"):
         if signature in report:
             print(f"  {signature:16} {report[signature]['max_difference']:.1e}")
+    print(f"{report['warmup_records']} warm-up records replayed" + (", compiled by XLA" if report["xla"] else ""))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The versions of the models below a folder, as TensorFlow Serving keeps them: the newest that loads is served.
 
-Polled, so that a version that appears is loaded while the old one goes on serving, and one that does not
-load is never served. States: tensorflow_serving/apis/get_model_status.proto.
+Polled, so that a version that appears is loaded and warmed up while the old one goes on serving, and one
+that does not load or fails its own warm-up records is never served. States:
+tensorflow_serving/apis/get_model_status.proto.
 """
 
 import logging
@@ -9,8 +10,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import tensorflow as tf
+
+from deit_tf.agreement import ExportError
 from deit_tf.serving import LoadedModel
-from deit_tf.tflite import ExportError
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +122,8 @@ class Models:
         states[version] = State(LOADING)
         try:
             model = LoadedModel(path)
-        except (ExportError, OSError) as error:
+            model.warm_up()
+        except (ExportError, OSError, ValueError, tf.errors.OpError) as error:
             states[version] = State(END, str(error).splitlines()[0])
             log.error("%s, version %d is not served: %s", name, version, states[version].error)
             return False

@@ -14,7 +14,7 @@ RANKS = [
     {"checkpoint", "losses", "optim", "data", "figures", "agreement", "warmup", "ema", "replicas"},
     {"weights", "sidecar"},
     {"models"},
-    {"teachers", "serving", "tflite", "trainer"},
+    {"teachers", "serving", "tflite", "quantize", "trainer"},
     {"distill", "runs", "fingerprint"},
     {"predict", "convert", "resume", "curves", "label_files"},
     {"loop", "labels"},

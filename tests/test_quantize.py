@@ -49,13 +49,15 @@ def with_outliers(model, factor=40):
     """The same function, with four channels of each LayerNorm `factor` times as large and their kernels as small."""
     copy = copied(model)
     random = np.random.default_rng(0)
-    for index in range(2):
-        block = copy.get_layer(f"blocks.{index}")
-        for norm, dense in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
-            scale = np.ones(96, "float32")
-            scale[random.choice(96, 4, replace=False)] = factor
-            norm.gamma.assign(norm.gamma * scale)
-            norm.beta.assign(norm.beta * scale)
+    blocks = [copy.get_layer(f"blocks.{index}") for index in range(2)]
+    pairs = [(block.norm1, [block.attn.qkv]) for block in blocks] + [(block.norm2, [block.mlp.fc1]) for block in blocks]
+    pairs.append((copy.get_layer("norm"), [copy.get_layer("head"), copy.get_layer("head_dist")]))
+    for norm, readers in pairs:
+        scale = np.ones(96, "float32")
+        scale[random.choice(96, 4, replace=False)] = factor
+        norm.gamma.assign(norm.gamma * scale)
+        norm.beta.assign(norm.beta * scale)
+        for dense in readers:
             dense.kernel.assign(dense.kernel / scale[:, None])
     return copy
 
@@ -87,12 +89,7 @@ def test_smoothing_takes_outliers_away(model, windows):
 
 
 def test_smoothing_makes_int8_better_where_there_are_outliers(model, windows):
-    strong = copied(model)
-    for index in range(2):  # fresh blocks add little to their input, and so do their errors
-        for layer in (strong.get_layer(f"blocks.{index}").attn, strong.get_layer(f"blocks.{index}").mlp):
-            for variable in layer.trainable_variables:
-                variable.assign(variable * 5)
-    wild = with_outliers(strong)
+    wild = with_outliers(model)
     expected = np.asarray(wild(windows[64:]))
 
     def rms(network):

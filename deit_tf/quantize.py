@@ -1,0 +1,131 @@
+"""Static int8 for .tflite files: weights and activations of every matrix product in int8, by calibrated ranges.
+
+Outliers of LayerNorm move into the next kernel first (SmoothQuant, Xiao et al. 2023, equation 4); litert-quantizer
+rewrites the file. What was tried, with figures: export/README.md.
+"""
+
+import contextlib
+import io
+from collections.abc import Collection
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.schema_py_generated import Model
+
+from deit_tf.models.features import features
+from deit_tf.models.layers import Block
+
+# The ops that hold the weights, and nearly all of the arithmetic. Softmax, LayerNorm, GELU and the two products of
+# attention stay in float: in int8 they cost five points of agreement, and time as well, for want of fast kernels.
+OPS = ("FULLY_CONNECTED", "CONV_2D")
+SIGNATURE = "serving_default"
+SMALLEST, LARGEST = 1e-3, 1e3  # of a smoothing factor
+
+
+def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.Model:
+    """Divide the channels of each LayerNorm by factors that its next kernel takes up; the output stays the same.
+
+    A channel that is much larger than the others would take the whole range of eight bits for itself.
+
+    Args:
+        model: A DeiT; any other model comes back as it is.
+        images: float32 [n, H, W, 3], normalised; the largest activations on them are taken.
+        alpha: How much of the difficulty moves from activations (0: none) to weights (1: all).
+    Returns:
+        A copy.
+    Raises:
+        ValueError: If `alpha` lies outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` lies in [0, 1]. Received: {alpha}")
+    layers = {layer.name: layer for layer in model.layers}
+    if "head" not in layers or not any(isinstance(layer, Block) for layer in model.layers):
+        return model
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for norm, kernels, largest in _norms(copy, images):
+        weights = np.max([np.abs(kernel.numpy()).max(axis=1) for kernel in kernels], axis=0)  # [D]
+        floor = np.finfo(np.float32).tiny
+        factors = np.maximum(largest, floor) ** alpha / np.maximum(weights, floor) ** (1 - alpha)
+        factors = np.clip(factors, SMALLEST, LARGEST).astype(np.float32)
+        norm.gamma.assign(norm.gamma / factors)
+        norm.beta.assign(norm.beta / factors)
+        for kernel in kernels:
+            kernel.assign(kernel * factors[:, None])
+    return copy
+
+
+def quantize_int8(content: bytes, images: np.ndarray) -> bytes:
+    """Make the matrix products of a float32 .tflite file int8, weights per channel, activations per tensor.
+
+    Args:
+        content: A file with one signature, of one image [1, H, W, 3].
+        images: [n, H, W, 3] of the type that the file takes: what activations are calibrated on.
+    Differs: litert-quantizer itself calibrates by a moving average of the ranges, which clips most images.
+    """
+    from litert_quantizer import quantizer  # slow to import, and needed for this variant alone
+
+    made = quantizer.Quantizer(bytearray(content))
+    for op in OPS:
+        made.add_static_config(".*", op, activation_num_bits=8, weight_num_bits=8)
+    silent = io.StringIO()
+    with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):  # progress bars
+        name = next(iter(Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"]))
+        calibrated = made.calibrate({SIGNATURE: [{name: images[:1]}]}, num_threads=1)
+        ranges = activation_ranges(content, images, calibrated.keys() - _constants(content))
+        for tensor, (low, high) in ranges.items():
+            calibrated[tensor] |= {"min": np.full_like(calibrated[tensor]["min"], low)}
+            calibrated[tensor] |= {"max": np.full_like(calibrated[tensor]["max"], high)}
+        return bytes(made.quantize(calibrated, enable_progress_report=False).quantized_model)
+
+
+def activation_ranges(content: bytes, images: np.ndarray, names: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value, over all images, of tensors of a .tflite file.
+
+    Args:
+        content: The file.
+        images: [n, H, W, 3] of the type that it takes.
+        names: The tensors.
+    """
+    interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    (fed,) = interpreter.get_input_details()
+    indices = {d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["name"] in names}
+    ranges = {name: (np.inf, -np.inf) for name in indices.values()}
+    for image in images:
+        interpreter.set_tensor(fed["index"], image[None])
+        interpreter.invoke()
+        for index, name in indices.items():
+            values, (low, high) = interpreter.get_tensor(index), ranges[name]
+            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+    return ranges
+
+
+def _norms(model: keras.Model, images: np.ndarray):
+    """Each LayerNorm of a DeiT, the kernels [D, U] that read it, and its largest output per channel [D]."""
+    inside = features(model)
+    hidden = keras.Model(inside.input, inside.output["hidden_states"]).predict(images, batch_size=32, verbose=0)
+    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
+    for index, block in enumerate(blocks):  # hidden: [n, depth + 1, N, D]
+        before = hidden[:, index]
+        first = block.norm1(before)
+        second = block.norm2(before + block.attn(first))
+        yield block.norm1, [block.attn.qkv.kernel], _largest(first)
+        yield block.norm2, [block.mlp.fc1.kernel], _largest(second)
+    heads = [layer for layer in model.layers if layer.name in ("head", "head_dist")]
+    norm = model.get_layer("norm")
+    yield norm, [head.kernel for head in heads], _largest(norm(hidden[:, -1])[:, : len(heads)])
+
+
+def _largest(activations) -> np.ndarray:
+    """Largest magnitude per channel, [D], of [n, N, D]."""
+    return np.abs(np.asarray(activations)).max(axis=(0, 1))
+
+
+def _constants(content: bytes) -> set[str]:
+    """Names of the tensors that the file holds: weights, whose ranges are known per channel."""
+    model = Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    tensors = (graph.Tensors(i) for i in range(graph.TensorsLength()))
+    return {tensor.Name().decode() for tensor in tensors if model.Buffers(tensor.Buffer()).DataLength()}
