@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from deit_tf.config import ModelConfig
-from deit_tf.models.layers import LINEAR_STD, Block, PatchEmbed, Tokens
+from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens
 
 CHANNELS = 3
 
@@ -30,7 +30,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
     x = Tokens(config.distilled, name="tokens")(x)  # [B, N + 2, D]
     for i, rate in enumerate(np.linspace(0, config.drop_path_rate, config.depth)):
         x = Block(config.num_heads, config.mlp_ratio, float(rate), config.layer_norm_eps, name=f"blocks.{i}")(x)
-    x = keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name="norm")(x)
+    x = LayerNorm(epsilon=config.layer_norm_eps, name="norm")(x)
     logits = _head("head", config)(x[:, 0])  # [B, C]
     if config.distilled:
         logits = keras.layers.Average(name="logits", dtype="float32")([logits, _head("head_dist", config)(x[:, 1])])

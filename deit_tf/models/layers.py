@@ -4,8 +4,14 @@ Layers and variables bear the names of timm's modules (timm/models/vision_transf
 weight's path is its key in timm once "/" is ".". Shapes: B batch, N tokens, D width, h heads.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import keras
 from keras import ops
+
+from deit_tf.models import fused
 
 LINEAR_STD = 0.02
 
@@ -19,6 +25,44 @@ def _linear(units: int, name: str, **kwargs) -> keras.layers.Dense:
     return keras.layers.Dense(
         units, kernel_initializer=keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name, **kwargs
     )
+
+
+def _project(layer: keras.layers.Dense, rows, training):
+    """`layer(rows)` of [M, K]: two axes, so that product and bias become one kernel."""
+    if not training:
+        return layer(rows)
+    return fused.linear(rows, _tensor(layer.kernel), _tensor(layer.bias))
+
+
+def _tensor(variable):
+    """The value of a variable at the compute dtype; `keras.ops.convert_to_tensor` may hand back the variable itself."""
+    return ops.reshape(variable, variable.shape)
+
+
+_DRAW: ContextVar = ContextVar("draw", default=None)
+
+
+@contextmanager
+def numbered_draw(number) -> Iterator[None]:
+    """While open, the masks of drop path are a pure function of each layer's seed and `number`, an integer tensor.
+
+    So they differ between replicas and come back after a restart; Keras's own state does neither.
+    """
+    token = _DRAW.set(number)
+    try:
+        yield
+    finally:
+        _DRAW.reset(token)
+
+
+class StepSeed(keras.random.SeedGenerator):
+    """A SeedGenerator that keeps no state within `numbered_draw`."""
+
+    def next(self, ordered=True):
+        number = _DRAW.get()
+        if number is None:
+            return super().next(ordered)
+        return ops.stack([self.state[0], ops.cast(number, self.state.dtype)])  # [2]: the layer's seed, the number
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -38,7 +82,7 @@ class DropPath(keras.layers.Layer):
         if not 0 <= rate < 1:
             raise ValueError(f"`rate` is a probability in [0, 1). Received: rate={rate}")
         self.rate, self.seed = rate, seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
+        self.seed_generator = StepSeed(seed) if rate else None
 
     def call(self, x, training=False):  # [B, ...]
         if not training or not self.rate:
@@ -52,6 +96,16 @@ class DropPath(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's layer over the last axis, in half its time on CPUs; in float32 at every precision."""
+
+    def call(self, x, training=False):  # [..., D]
+        rows = ops.reshape(x, (-1, x.shape[-1]))
+        rows = fused.layer_norm(rows, _tensor(self.gamma), _tensor(self.beta), self.epsilon, training)
+        return ops.reshape(rows, (-1, *x.shape[1:]))
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -80,19 +134,24 @@ class Attention(keras.layers.Layer):
         self.qkv.build(shape)
         self.proj.build(shape)
 
+    def _queries_keys_values(self, x, training):
+        """Queries, scaled, keys and values of [B, N, D]: [B, h, N, D/h] each."""
+        tokens, width = x.shape[1:]
+        qkv = _project(self.qkv, ops.reshape(x, (-1, width)), training)  # [B N, 3 D]
+        qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, width // self.num_heads))
+        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
+        return q * (width // self.num_heads) ** -0.5, k, v
+
     def attend(self, x):
         """Attention weights [B, h, N, N], rows summing to 1, and values [B, h, N, D / h]."""
-        tokens, width = x.shape[1:]
-        qkv = ops.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, width // self.num_heads))
-        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # [B, h, N, D/h] each
-        scores = ops.matmul(q * (width // self.num_heads) ** -0.5, ops.swapaxes(k, -2, -1))  # [B, h, N, N]
-        weights = ops.softmax(ops.cast(scores, "float32"), axis=-1)
-        return ops.cast(weights, v.dtype), v
+        q, k, v = self._queries_keys_values(x, training=False)
+        return fused.attention_weights(q, k), v
 
-    def call(self, x):  # [B, N, D]
-        weights, v = self.attend(x)
-        mixed = ops.swapaxes(ops.matmul(weights, v), 1, 2)  # [B, N, h, D/h]
-        return self.proj(ops.reshape(mixed, (-1, *x.shape[1:])))
+    def call(self, x, training=False):  # [B, N, D]
+        q, k, v = self._queries_keys_values(x, training)
+        mixed = ops.swapaxes(fused.attention(q, k, v, training), 1, 2)  # [B, N, h, D/h]
+        rows = _project(self.proj, ops.reshape(mixed, (-1, x.shape[-1])), training)  # [B N, D]
+        return ops.reshape(rows, (-1, *x.shape[1:]))
 
     def compute_output_shape(self, shape):
         return shape
@@ -119,8 +178,10 @@ class Mlp(keras.layers.Layer):
         self.fc1.build(shape)
         self.fc2.build((*shape[:-1], self.hidden_dim))
 
-    def call(self, x):  # [B, N, D]
-        return self.fc2(ops.gelu(self.fc1(x), approximate=False))
+    def call(self, x, training=False):  # [B, N, D]
+        hidden = _project(self.fc1, ops.reshape(x, (-1, x.shape[-1])), training)  # [B N, hidden_dim]
+        rows = _project(self.fc2, fused.gelu(hidden, training), training)  # [B N, D]
+        return ops.reshape(rows, (-1, *x.shape[1:]))
 
     def compute_output_shape(self, shape):
         return shape
@@ -147,19 +208,20 @@ class Block(keras.layers.Layer):
 
     def build(self, shape):
         policy = self.dtype_policy
-        self.norm1 = keras.layers.LayerNormalization(epsilon=self.layer_norm_eps, name="norm1", dtype=policy)
+        self.norm1 = LayerNorm(epsilon=self.layer_norm_eps, name="norm1", dtype=policy)
         self.attn = Attention(self.num_heads, name="attn", dtype=policy)
         self.drop_path1 = DropPath(self.drop_path_rate, name="drop_path1", dtype=policy)
-        self.norm2 = keras.layers.LayerNormalization(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
+        self.norm2 = LayerNorm(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
         self.mlp = Mlp(int(shape[-1] * self.mlp_ratio), name="mlp", dtype=policy)
         self.drop_path2 = DropPath(self.drop_path_rate, name="drop_path2", dtype=policy)
         for layer in (self.norm1, self.attn, self.drop_path1, self.norm2, self.mlp, self.drop_path2):
             layer.build(shape)
 
     def call(self, x, training=False):  # [B, N, D]
-        x = x + self.drop_path1(self.attn(self.norm1(x)), training=training)
-        x = x + self.drop_path2(self.mlp(self.norm2(x)), training=training)
-        return x
+        branch = self.attn(self.norm1(x, training=training), training=training)
+        x = x + self.drop_path1(branch, training=training)
+        branch = self.mlp(self.norm2(x, training=training), training=training)
+        return x + self.drop_path2(branch, training=training)
 
     def compute_output_shape(self, shape):
         return shape
