@@ -32,6 +32,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/input_pipeline.py --rounds 2
+	$(BIN)/python benchmarks/inference.py --rounds 2 --json runs/bench/inference.json
+	$(BIN)/python benchmarks/train_step.py --rounds 2 --json runs/bench/train_step.json
+	$(BIN)/python benchmarks/distill_step.py --rounds 2 --json runs/bench/distill_step.json
 
 clean:
 	rm -rf .venv runs
