@@ -17,7 +17,7 @@ WIDTH, DEPTH, HEADS = 192, 12, 3
 LEARNING_RATE = 1e-4
 
 
-def tensorflow_step(make_model, task, batch, precision, threads, compiled):
+def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts):
     """A function that runs one batch, for deit_tf and keras-hub; XLA where `compiled`."""
     import keras
     import numpy as np
@@ -32,10 +32,26 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled):
         run = tf.function(lambda images: model(images, training=False), jit_compile=compiled, autograph=False)
         return lambda: run(images).numpy()
     labels = tf.constant(random.integers(0, CLASSES, batch))
+    if parts > 1:
+        return distiller_step(model, images, labels, parts)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss, metrics=None, jit_compile=compiled)
     model.optimizer.build(model.trainable_variables)
     run = tf.function(model.train_step, jit_compile=compiled, autograph=False)
+    return lambda: float(run((images, labels))["loss"])
+
+
+def distiller_step(model, images, labels, parts):
+    """This project's own training step, with a batch in parts and all its figures."""
+    import keras
+    import tensorflow as tf
+
+    import deit_tf
+
+    distiller = deit_tf.Distiller(model, kind="none")
+    distiller.compile(keras.optimizers.AdamW(LEARNING_RATE), micro_batches=parts)
+    distiller.optimizer.build(distiller.learned)
+    run = tf.function(distiller.train_step, autograph=False)
     return lambda: float(run((images, labels))["loss"])
 
 
@@ -140,7 +156,7 @@ def build(spec):
     """The step of a contender, as benchmarks/peers.py describes it."""
     common = (spec["task"], spec["batch"], spec["precision"], spec["threads"], spec["compiled"])
     if spec["library"] in KERAS:
-        return tensorflow_step(KERAS[spec["library"]], *common)
+        return tensorflow_step(KERAS[spec["library"]], *common, spec["parts"])
     return torch_step(TORCH[spec["library"]], *common, spec["automatic"])
 
 

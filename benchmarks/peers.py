@@ -28,18 +28,24 @@ TASKS = {"inference": machine.forward_flops, "train": machine.train_flops}
 
 @dataclass(frozen=True)
 class Contender:
-    """A library and how it is run; `compiled` by XLA or torch.compile, `automatic` mixed precision of torch."""
+    """A library and how it is run.
+
+    `compiled` by XLA or torch.compile; `automatic` mixed precision of torch; `parts`, above 1, are the micro-batches of
+    this project's Distiller, which make the same update of the same batch.
+    """
 
     library: str
     precision: str
     compiled: bool = False
     automatic: bool = False
+    parts: int = 1
 
     @property
     def name(self) -> str:
         """As the tables show it."""
         compiler = "XLA" if self.library in ("deit_tf", "keras-hub") else "torch.compile"
         words = [compiler] * self.compiled + ["autocast"] * self.automatic
+        words += [f"{self.parts} micro-batches"] * (self.parts > 1)
         return self.library + (f", {' '.join(words)}" if words else "")
 
 
@@ -49,6 +55,8 @@ def contenders(task: str, precision: str) -> list[Contender]:
     found += [Contender("timm", precision, compiled) for compiled in (False, True)]
     if precision == "bfloat16":
         found.append(Contender("timm", precision, automatic=True))
+    if task == "train":
+        found.insert(1, Contender(OURS, precision, parts=2))
     if task == "inference":
         found.append(Contender("transformers", precision))
     return found

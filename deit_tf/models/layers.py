@@ -89,7 +89,7 @@ class DropPath(keras.layers.Layer):
             return x
         shape = (ops.shape(x)[0],) + (1,) * (x.ndim - 1)
         keep = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate  # [B, 1, ...]
-        return x * ops.cast(keep, x.dtype) / (1 - self.rate)
+        return x * (ops.cast(keep, x.dtype) / (1 - self.rate))
 
     def compute_output_shape(self, shape):
         return shape
