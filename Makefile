@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/inference.py --rounds 2 --json runs/bench/inference.json
 	$(BIN)/python benchmarks/train_step.py --rounds 2 --json runs/bench/train_step.json
 	$(BIN)/python benchmarks/distill_step.py --rounds 2 --json runs/bench/distill_step.json
+	$(BIN)/python benchmarks/operations.py
 
 clean:
 	rm -rf .venv runs
