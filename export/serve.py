@@ -15,7 +15,6 @@ from grpc_api import serve_grpc
 from rest_api import serve_rest
 from versions import Models
 
-
 M_ARENA_MAX, ARENAS = -8, 2  # of glibc's malloc.h
 
 
