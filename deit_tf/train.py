@@ -137,6 +137,11 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
     if config.checkpoint.keep < 1:
         raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.checkpoint.keep}")
+    if config.task == "masked" and config.model.trainable != "all":
+        raise ValueError(
+            f"`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set it to all. Received: "
+            f"{config.model.trainable!r}"
+        )
     if config.xla and config.strategy != "none":
         raise ValueError(
             "`xla` works on one device: XLA cannot compile a step that reaches for the variables of other replicas. "

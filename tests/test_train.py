@@ -144,6 +144,7 @@ def test_processor_and_samples_of_a_run(runs):
         (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=4"),
         (["train", "--augment.auto_augment", "rand-m99", "--distill.kind", "none"], "error: `m` takes a whole number"),
         (["train", "--augment.mixup", "-1", "--distill.kind", "none"], "`augment.mixup` lies in 0..inf"),
+        (["train", "--task", "masked", "--model.trainable", "heads"], "`model.trainable` is for `task` classify"),
         (["train", "--xla", "true"], "`xla` promises no deterministic kernels"),
         (["train", "--xla", "true", "--strategy", "mirrored"], "`xla` works on one device"),
         (["train", "--micro_batches", "3"], "the nearest is 129. Received: 128"),
