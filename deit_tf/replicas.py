@@ -16,16 +16,17 @@ def open_strategy(name: Strategy) -> tf.distribute.Strategy:
     """Open a strategy by its name in the config; `multi_worker` before TensorFlow has computed anything.
 
     Raises:
-        ValueError: For `multi_worker` without TF_CONFIG.
+        ValueError: For `multi_worker` without a TF_CONFIG that names a cluster.
     """
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multi_worker":
-        if "cluster" not in json.loads(os.environ.get("TF_CONFIG", "{}")):
+        if not _names_a_cluster(os.environ.get("TF_CONFIG", "")):
             raise ValueError(
                 "`strategy` multi_worker needs the environment variable TF_CONFIG on every machine, as in "
-                '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}.'
+                '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}. '
+                f"Received: {os.environ.get('TF_CONFIG')!r}"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
@@ -34,7 +35,17 @@ def open_strategy(name: Strategy) -> tf.distribute.Strategy:
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes files."""
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or resolver.task_id == 0
+    if resolver is None or not resolver.task_type:
+        return True
+    first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return (resolver.task_type, resolver.task_id) == (first, 0)
+
+
+def _names_a_cluster(text: str) -> bool:
+    try:
+        return "cluster" in json.loads(text)
+    except (ValueError, TypeError):
+        return False
 
 
 def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from safetensors.numpy import load_file
 
-from deit_tf.replicas import check_batch, open_strategy
+from deit_tf.replicas import check_batch, is_chief, open_strategy
 from deit_tf.runs import load_network
 
 CASES = Path(__file__).parent / "replica_cases.py"
@@ -159,7 +161,23 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         check_batch(64, 3, 2)
 
 
-def test_a_cluster_without_tf_config_is_refused(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
+@pytest.mark.parametrize(
+    "jobs, task, writes",
+    [
+        (["worker"], ("worker", 0), True),
+        (["worker"], ("worker", 1), False),
+        (["chief", "worker"], ("chief", 0), True),
+        (["chief", "worker"], ("worker", 0), False),
+    ],
+)
+def test_one_process_of_a_cluster_writes(jobs, task, writes):
+    cluster = tf.train.ClusterSpec({job: ["127.0.0.1:1", "127.0.0.1:2"] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type=task[0], task_id=task[1])
+    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is writes
+
+
+@pytest.mark.parametrize("text", ["", "{}", "cluster", "7"])
+def test_a_cluster_without_tf_config_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
         open_strategy("multi_worker")
