@@ -54,22 +54,24 @@ def layer_norm(x, gamma, beta, epsilon: float, training: bool):
     """Bring each row of [M, K] to mean 0 and variance 1, times gamma plus beta, both [K]; in float32 throughout."""
     if training:
         return _layer_norm_for_training(epsilon)(x, gamma, beta)
-    normalized, _ = _normalize(x, epsilon)
-    return ops.cast(normalized * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype)
+    centered, rate = _center(x, epsilon)
+    # gamma before the rate: after it, TFLite's converter folds gamma into the next kernel, and the activations of an
+    # int8 file are left with outlier channels that gamma damps.
+    return ops.cast(centered * ops.cast(gamma, "float32") * rate + ops.cast(beta, "float32"), x.dtype)
 
 
-def _normalize(x, epsilon: float):
-    """float32 [M, K] with mean 0 and variance 1 per row, and what the deviations were multiplied by, [M, 1]."""
+def _center(x, epsilon: float):
+    """float32 [M, K] with mean 0 per row, and the rate [M, 1] that brings its variance to 1."""
     x = ops.cast(x, "float32")
     centered = x - ops.mean(x, axis=-1, keepdims=True)
-    rate = ops.rsqrt(ops.mean(ops.square(centered), axis=-1, keepdims=True) + epsilon)
-    return centered * rate, rate
+    return centered, ops.rsqrt(ops.mean(ops.square(centered), axis=-1, keepdims=True) + epsilon)
 
 
 def _layer_norm_for_training(epsilon: float):
     @ops.custom_gradient
     def apply(x, gamma, beta):
-        normalized, rate = _normalize(x, epsilon)
+        centered, rate = _center(x, epsilon)
+        normalized = centered * rate
         wide_gamma = ops.cast(gamma, "float32")
         kept = ops.cast(normalized, x.dtype)
 
