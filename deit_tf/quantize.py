@@ -6,7 +6,7 @@ rewrites the file. What was tried, with figures: export/README.md.
 
 import contextlib
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -56,37 +56,49 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
     return copy
 
 
-def quantize_int8(content: bytes, images: np.ndarray) -> bytes:
-    """Make the matrix products of a float32 .tflite file int8, weights per channel, activations per tensor.
+def extremes(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value."""
+    return float(values.min()), float(values.max())
+
+
+def quantize_int8(
+    content: bytes, images: np.ndarray, *, ops: Sequence[str] = OPS, measure: Callable = extremes
+) -> bytes:
+    """Make ops of a float32 .tflite file int8, weights per channel, activations per tensor.
 
     Args:
         content: A file with one signature, of one image [1, H, W, 3].
         images: [n, H, W, 3] of the type that the file takes: what activations are calibrated on.
+        ops: Names of the ops.
+        measure: From the values of an activation on one image to its range; the widest of all images holds.
     Differs: litert-quantizer itself calibrates by a moving average of the ranges, which clips most images.
     """
     from litert_quantizer import quantizer  # slow to import, and needed for this variant alone
 
     made = quantizer.Quantizer(bytearray(content))
-    for op in OPS:
+    for op in ops:
         made.add_static_config(".*", op, activation_num_bits=8, weight_num_bits=8)
     silent = io.StringIO()
     with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):  # progress bars
         name = next(iter(Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"]))
         calibrated = made.calibrate({SIGNATURE: [{name: images[:1]}]}, num_threads=1)
-        ranges = activation_ranges(content, images, calibrated.keys() - _constants(content))
+        ranges = activation_ranges(content, images, calibrated.keys() - _constants(content), measure)
         for tensor, (low, high) in ranges.items():
             calibrated[tensor] |= {"min": np.full_like(calibrated[tensor]["min"], low)}
             calibrated[tensor] |= {"max": np.full_like(calibrated[tensor]["max"], high)}
         return bytes(made.quantize(calibrated, enable_progress_report=False).quantized_model)
 
 
-def activation_ranges(content: bytes, images: np.ndarray, names: Collection[str]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value, over all images, of tensors of a .tflite file.
+def activation_ranges(
+    content: bytes, images: np.ndarray, names: Collection[str], measure: Callable = extremes
+) -> dict[str, tuple[float, float]]:
+    """Widest range, over all images, of tensors of a .tflite file.
 
     Args:
         content: The file.
         images: [n, H, W, 3] of the type that it takes.
         names: The tensors.
+        measure: From the values on one image to their range.
     """
     interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
@@ -97,8 +109,8 @@ def activation_ranges(content: bytes, images: np.ndarray, names: Collection[str]
         interpreter.set_tensor(fed["index"], image[None])
         interpreter.invoke()
         for index, name in indices.items():
-            values, (low, high) = interpreter.get_tensor(index), ranges[name]
-            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+            (low, high), seen = measure(interpreter.get_tensor(index)), ranges[name]
+            ranges[name] = min(seen[0], low), max(seen[1], high)
     return ranges
 
 

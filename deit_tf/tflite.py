@@ -355,7 +355,7 @@ def _converted(
     if input_type == "uint8" and calibration is not None:
         calibration = to_pixels(calibration, processor.mean, processor.std)
     with tempfile.TemporaryDirectory() as directory:
-        _save_fixed_batch(model, _call(model, input_type, processor), np.dtype(input_type), directory)
+        save_fixed_batch(model, _call(model, input_type, processor), np.dtype(input_type), directory)
         if variant == "int8":
             return quantize_int8(convert(directory), calibration)
         return convert(directory, variant)
@@ -368,7 +368,7 @@ def _call(model: keras.Model, input_type: str, processor: ImageProcessor | None)
     return lambda images: model(images, training=False)
 
 
-def _save_fixed_batch(model: keras.Model, call: Callable, dtype: np.dtype, directory: str) -> None:
+def save_fixed_batch(model: keras.Model, call: Callable, dtype: np.dtype, directory: str) -> None:
     """Save `images` [1, H, W, 3] -> `logits` [1, C] of `call` as a SavedModel."""
     module = tf.Module()
     module.weights = [v.value for v in model.variables]  # not the model: see serving.write_saved_model
