@@ -21,6 +21,7 @@ from deit_tf.models.layers import Block
 OPS = ("FULLY_CONNECTED", "CONV_2D")
 SIGNATURE = "serving_default"
 SMALLEST, LARGEST = 1e-3, 1e3  # of a smoothing factor
+BATCH = 32
 
 
 def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.Model:
@@ -39,12 +40,11 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` lies in [0, 1]. Received: {alpha}")
-    layers = {layer.name: layer for layer in model.layers}
-    if "head" not in layers or not any(isinstance(layer, Block) for layer in model.layers):
+    if not _blocks(model) or "head" not in [layer.name for layer in model.layers]:
         return model
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    for norm, kernels, largest in _norms(copy, images):
+    for (norm, kernels), largest in zip(_norms(copy), _largest_outputs(copy, images), strict=True):
         weights = np.max([np.abs(kernel.numpy()).max(axis=1) for kernel in kernels], axis=0)  # [D]
         floor = np.finfo(np.float32).tiny
         factors = np.maximum(largest, floor) ** alpha / np.maximum(weights, floor) ** (1 - alpha)
@@ -114,25 +114,36 @@ def activation_ranges(
     return ranges
 
 
-def _norms(model: keras.Model, images: np.ndarray):
-    """Each LayerNorm of a DeiT, the kernels [D, U] that read it, and its largest output per channel [D]."""
+def _norms(model: keras.Model) -> list[tuple[keras.Layer, list]]:
+    """Each LayerNorm of a DeiT, from input to output, and the kernels [D, U] that read it."""
+    pairs = []
+    for block in _blocks(model):
+        pairs += [(block.norm1, [block.attn.qkv.kernel]), (block.norm2, [block.mlp.fc1.kernel])]
+    heads = [layer.kernel for layer in model.layers if layer.name in ("head", "head_dist")]
+    return [*pairs, (model.get_layer("norm"), heads)]
+
+
+def _largest_outputs(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
+    """Largest magnitude per channel, [D], of the output of each norm of `_norms`, over all images."""
     inside = features(model)
-    hidden = keras.Model(inside.input, inside.output["hidden_states"]).predict(images, batch_size=32, verbose=0)
-    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
-    for index, block in enumerate(blocks):  # hidden: [n, depth + 1, N, D]
-        before = hidden[:, index]
-        first = block.norm1(before)
-        second = block.norm2(before + block.attn(first))
-        yield block.norm1, [block.attn.qkv.kernel], _largest(first)
-        yield block.norm2, [block.mlp.fc1.kernel], _largest(second)
-    heads = [layer for layer in model.layers if layer.name in ("head", "head_dist")]
-    norm = model.get_layer("norm")
-    yield norm, [head.kernel for head in heads], _largest(norm(hidden[:, -1])[:, : len(heads)])
+    hidden = keras.Model(inside.input, inside.output["hidden_states"])
+    seen = [_largest_of_batch(model, hidden(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+    return [np.max(each, axis=0) for each in zip(*seen, strict=True)]
 
 
-def _largest(activations) -> np.ndarray:
-    """Largest magnitude per channel, [D], of [n, N, D]."""
-    return np.abs(np.asarray(activations)).max(axis=(0, 1))
+def _largest_of_batch(model: keras.Model, hidden) -> list[np.ndarray]:
+    """The same of hidden states [B, depth + 1, N, D]."""
+    outputs = []
+    for index, block in enumerate(_blocks(model)):
+        first = block.norm1(hidden[:, index])
+        outputs += [first, block.norm2(hidden[:, index] + block.attn(first))]
+    tokens = sum(layer.name in ("head", "head_dist") for layer in model.layers)
+    outputs.append(model.get_layer("norm")(hidden[:, -1])[:, :tokens])
+    return [np.abs(np.asarray(output)).max(axis=(0, 1)) for output in outputs]
+
+
+def _blocks(model: keras.Model) -> list[Block]:
+    return [layer for layer in model.layers if isinstance(layer, Block)]
 
 
 def _constants(content: bytes) -> set[str]:

@@ -28,7 +28,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from deit_tf.config import TrainConfig
-from deit_tf.data import ImageProcessor, eval_dataset, open_sources
+from deit_tf.data import ImageProcessor, open_sources, sample
 from deit_tf.models import VARIANTS, restore_model
 from deit_tf.models.regnet import REGNETY
 from deit_tf.teachers import Teacher, application_teacher, keras_hub_teacher
@@ -64,13 +64,10 @@ class Run:
         if self.config is None:
             return None
         try:
-            _, held_out = open_sources(replace(self.config.data, verify=False, batch_size=SAMPLES))
+            _, held_out = open_sources(replace(self.config.data, verify=False))
         except (FileNotFoundError, ValueError):
             return None
-        images, _ = next(
-            eval_dataset(held_out, self.config.data, self.processor).unbatch().batch(SAMPLES).as_numpy_iterator()
-        )
-        return images
+        return np.stack([image for _, image in sample(held_out, self.processor, SAMPLES)])
 
 
 def load_run(path: str | Path, name: str | None = None) -> Run:

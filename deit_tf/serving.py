@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.agreement import ExportError, deviation
-from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.data.pillow import MOST_LEVELS, crop_by_pillow
+from deit_tf.data.preprocess import ImageProcessor, decode_image, normalize
 from deit_tf.models.deit import heads
 from deit_tf.models.features import attention_maps
-from deit_tf.sidecar import LABELS_FILE, to_pixels
+from deit_tf.sidecar import LABELS_FILE, check_labels, to_pixels
 from deit_tf.tflite import comparison_images, float32_twin
 from deit_tf.warmup import BATCH_SIZES, replay_warmup, write_warmup
 
@@ -65,7 +66,7 @@ def export_saved_model(
             batch size, so that it must fill batches up to `batch_sizes`.
         batch_sizes: Those that the server allows; each signature has a warm-up record of each.
         images: float32 [n, H, W, 3], normalised, to verify on; held-out ones. Noise if None.
-        tolerance: Difference from Keras allowed, as `deviation` in deit_tf.tflite has it.
+        tolerance: Difference from Keras allowed, as `deviation` in deit_tf.agreement has it.
     Returns:
         The folder of the version; `read_report` gives what was measured.
     Raises:
@@ -75,7 +76,8 @@ def export_saved_model(
     Differs: a model of mixed precision is exported, and compared, computing in float32.
     """
     samples = comparison_images(model, images)
-    labels = _checked_labels(labels, model.output_shape[-1])
+    labels = [str(i) for i in range(model.output_shape[-1])] if labels is None else list(labels)
+    check_labels(labels, model.output_shape[-1])
     _check_arguments(model, processor, version, top_k, batch_sizes)
     name = _checked_name(name or model.name)
     target = Path(directory, name, str(version))
@@ -138,10 +140,11 @@ def verify_saved_model(
     Returns:
         `weights_bytes` on disk, `images_compared` (n), `warmup_records` and, by signature, what `deviation` in
         deit_tf.agreement measures; of two heads, that of the worse; of the rollout, times its number of patches.
-        The bytes are 2n PNG files made from `images`.
+        The bytes are 2n PNG and JPEG files made from `images`; for them `levels_from_pillow` as well, the largest
+        difference of a pixel, prepared for the network, from what Pillow makes of the file.
     Raises:
         ExportError: If weights are missing or written twice, the session does not load or run, an output
-            is missing, one differs, or there are no warm-up records.
+            is missing, one differs, pixels differ from Pillow's, or there are no warm-up records.
     """
     images = np.asarray(images, np.float32)
     report = {"weights_bytes": _check_weights(Path(path), model), "images_compared": len(images)}
@@ -288,15 +291,6 @@ def _rollout(model: keras.Model) -> keras.Model:
     return keras.Model(maps.input, maps.output["rollout"])
 
 
-def _checked_labels(labels: Sequence[str] | None, classes: int) -> list[str]:
-    labels = [str(i) for i in range(classes)] if labels is None else list(labels)
-    if len(labels) != classes:
-        raise ValueError(f"`labels` must name the {classes} classes of the model, in order. Received: {len(labels)}")
-    if bad := [label for label in labels if not isinstance(label, str) or len(label.splitlines()) != 1]:
-        raise ValueError(f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}")
-    return labels
-
-
 def _checked_name(name: str) -> str:
     if name in (".", "..") or Path(name).name != name:
         raise ValueError(f"`name` must be the name of one folder. Received: {name!r}")
@@ -356,10 +350,14 @@ def _verify_bytes(
     loaded: LoadedModel, model: keras.Model, images: np.ndarray, processor: ImageProcessor, tolerance: float
 ) -> dict[str, float]:
     encoded = _encoded_pictures(images, processor)
-    expected = np.asarray(model(tf.stack([processor(picture) for picture in encoded]), training=False))  # [2n, C]
+    cropped = np.stack([processor.crop(decode_image(picture)) for picture in encoded])  # uint8 [2n, H, W, 3]
+    pillow = np.stack([crop_by_pillow(picture, processor) for picture in encoded])
+    if (levels := int(np.abs(np.int16(cropped) - pillow).max())) > MOST_LEVELS:
+        raise ExportError(f"pixels differ from Pillow's by {levels} grey levels, {MOST_LEVELS} are allowed")
+    expected = np.asarray(model(normalize(cropped, processor.mean, processor.std), training=False))  # [2n, C]
     outputs = loaded.run(BYTES, encoded)
     _check_top_k(BYTES, outputs, expected, loaded.labels, tolerance)
-    return _compare(BYTES, outputs["logits"], expected, tolerance)
+    return _compare(BYTES, outputs["logits"], expected, tolerance) | {"levels_from_pillow": levels}
 
 
 def _compare(what: str, logits: np.ndarray, expected: np.ndarray, tolerance: float) -> dict[str, float]:
@@ -389,7 +387,8 @@ def _check_top_k(what: str, outputs: dict, expected: np.ndarray, labels: Sequenc
 
 
 def _encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
-    """PNG files of normalised images [n, H, W, 3]: each as it is, and cut to another shape, so that it is resized."""
+    """Normalised images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so as to be resized."""
     pixels = to_pixels(images, processor.mean, processor.std)
     cut = pixels[:, :, : max(1, 2 * pixels.shape[2] // 3)]
-    return [tf.io.encode_png(picture).numpy() for batch in (pixels, cut) for picture in batch]
+    whole = [tf.io.encode_png(picture).numpy() for picture in pixels]
+    return whole + [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in cut]

@@ -44,12 +44,16 @@ def write_sidecar(
     return content
 
 
-def check_labels(file: Path, labels: Sequence[str] | None, classes: int) -> None:
-    """Refuse labels, by ValueError, that do not fit the model or the `labels.txt` that is there."""
-    if labels is None:
-        return
-    if len(labels) != classes or any(len(label.splitlines()) != 1 for label in labels):
-        raise ValueError(f"`labels` must name the {classes} classes, one line each. Received: {len(labels)}")
+def check_labels(labels: Sequence[str], classes: int) -> None:
+    """Refuse class names, by ValueError, that are not as many as the classes, or not text of one line each."""
+    if len(labels) != classes:
+        raise ValueError(f"`labels` must name the {classes} classes of the model, in order. Received: {len(labels)}")
+    if bad := [label for label in labels if not isinstance(label, str) or label.splitlines() != [label]]:
+        raise ValueError(f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}")
+
+
+def check_labels_beside(file: Path, labels: Sequence[str]) -> None:
+    """Refuse labels, by ValueError, that are not those in the `labels.txt` beside `file`, where there is one."""
     there = file.with_name(LABELS_FILE)
     if there.exists() and there.read_text(encoding="utf-8").splitlines() != list(labels):
         raise ValueError(f"`labels` differ from those in {there}; export to another folder. Received: {labels[0]!r}...")

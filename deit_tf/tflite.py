@@ -22,7 +22,15 @@ from tensorflow.core.protobuf import saved_model_pb2
 from deit_tf.agreement import ExportError, agreement, deviation
 from deit_tf.data.preprocess import ImageProcessor, normalize
 from deit_tf.quantize import quantize_int8, smooth
-from deit_tf.sidecar import INPUTS, check_labels, read_sidecar, sidecar_path, to_pixels, write_sidecar
+from deit_tf.sidecar import (
+    INPUTS,
+    check_labels,
+    check_labels_beside,
+    read_sidecar,
+    sidecar_path,
+    to_pixels,
+    write_sidecar,
+)
 
 SUFFIX = ".tflite"
 NOISE_IMAGES = 4
@@ -47,6 +55,17 @@ class Variant:
     relative_rms: float
     top1_agreement: float
     clear_agreement: float
+
+    def broken(self, measured: Mapping[str, float], agreed: Mapping[str, dict]) -> str:
+        """What is beyond a limit, in words, of the figures of `deviation` and `agreement`; empty where nothing is."""
+        for name in ("max_difference", "relative_rms"):
+            if not measured[name] <= getattr(self, name):  # a NaN fails as well
+                return f"{name} {measured[name]:.3g}, {getattr(self, name):g} is allowed"
+        for name, least in (("top1", self.top1_agreement), ("clear", self.clear_agreement)):
+            if agreed[name]["interval"][1] < least:
+                counted = f"the same class on {agreed[name]['hits']} of {agreed[name]['images']} images ({name})"
+                return f"{counted}, a share of {least:g} is asked"
+        return ""
 
 
 # A DeiT-Ti, trained, has been seen to differ (before any division) by at most 1.4e-6, 1.1e-3 and 0.075
@@ -101,7 +120,9 @@ def export_tflite(
     check_variant(variant)
     samples = comparison_images(model, images)
     _check_input(input_type, processor, model)
-    check_labels(file, labels, model.output_shape[-1])
+    if labels is not None:
+        check_labels(labels, model.output_shape[-1])
+        check_labels_beside(file, labels)
     if variant == "int8":
         calibration = _checked_calibration(model, calibration)
     model = float32_twin(model)
@@ -175,18 +196,8 @@ def verify_tflite(
         raise ExportError(f"{file} has {len(content)} bytes, too few for {weights} weights in {variant}")
     found = load_tflite(file)(images)
     measured, agreed = deviation(found, logits), agreement(found, logits)
-    for name in ("max_difference", "relative_rms"):
-        if not measured[name] <= getattr(limits, name):  # a NaN fails as well
-            raise ExportError(
-                f"{file} differs from Keras: {name} {measured[name]:.3g} on {len(images)} images, "
-                f"{getattr(limits, name):g} is allowed for {variant}"
-            )
-    for name, least in (("top1", limits.top1_agreement), ("clear", limits.clear_agreement)):
-        if agreed[name]["interval"][1] < least:
-            raise ExportError(
-                f"{file} names Keras's class on {agreed[name]['hits']} of {agreed[name]['images']} images ({name}), "
-                f"a share of {least:g} is asked of {variant}"
-            )
+    if wrong := limits.broken(measured, agreed):
+        raise ExportError(f"{file} differs from Keras: {wrong} for {variant}, on {len(images)} images")
     return {"bytes": len(content), "ops": ops, "images": len(images), **measured, "agreement": agreed}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
@@ -50,11 +51,15 @@ def read_warmup(path: str | Path) -> Iterator[predict_pb2.PredictRequest]:
 
     Raises:
         tf.errors.DataLossError: If the file is cut short.
-        google.protobuf.message.DecodeError: If a record is no PredictionLog.
+        ValueError: If a record is no PredictionLog.
     """
     file = Path(path, WARMUP_FILE)
     for record in tf.data.TFRecordDataset(str(file)) if file.exists() else ():
-        yield prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        except DecodeError as error:
+            raise ValueError(f"{file} holds a record that is no PredictionLog.") from error
+        yield log.predict_log.request
 
 
 def replay_warmup(path: str | Path, run: Callable[[str, np.ndarray], Mapping[str, np.ndarray]]) -> int:

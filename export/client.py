@@ -6,6 +6,7 @@ python export/client.py cat.jpg --model student --protocol rest --server localho
 
 import argparse
 import base64
+import io
 import random
 import sys
 import time
@@ -18,9 +19,11 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-MAX_BYTES, MAX_PIXELS = 20_000_000, 32_000_000
+MAX_BYTES, MAX_PIXELS, MAX_ASPECT = 20_000_000, 32_000_000, 100
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 FIRST_PAUSE = 0.2  # seconds before the second try; each further pause is twice as long
 PORTS = {"grpc": 8500, "rest": 8501}
+BUSY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 Answer = list[list[tuple[str, float]]]  # per picture: class name and probability, most probable first
 
 
@@ -35,18 +38,20 @@ def read_picture(path: str | Path) -> bytes:
         FileNotFoundError: If there is no such file.
         ValueError: If it is too large, or cannot be decoded.
     """
-    encoded = Path(path).read_bytes()
-    if len(encoded) > MAX_BYTES:
-        raise ValueError(f"{path} has {len(encoded):,} bytes; at most {MAX_BYTES:,} are sent.")
+    path = Path(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,} are sent.")
+    encoded = path.read_bytes()
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
                 raise ValueError(
-                    f"{path} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are sent."
+                    f"{path} has {width} x {height} pixels; sent are {MAX_PIXELS:,}, and sides of 1 to {MAX_ASPECT}."
                 )
             picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is no picture that can be decoded: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no picture that can be decoded ({', '.join(FORMATS)}): {error}") from error
     return encoded
 
 
@@ -67,7 +72,7 @@ def classify(
         server: `host:port`; by default this machine, at the protocol's usual port.
         protocol: `grpc` or `rest`.
         timeout: Deadline of each try, in seconds.
-        retries: Further tries where the server is not to be reached or too busy, with growing pauses.
+        retries: Further tries where the server is too busy or does not answer in time, with growing pauses.
     Returns:
         Per picture, class names with their probabilities, the most probable first.
     Raises:
@@ -87,9 +92,8 @@ def _with_retries(ask: Callable[[], Answer], retries: int) -> Answer:
         try:
             return ask()
         except _Busy:
-            time.sleep(
-                FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5)
-            )  # apart, so that clients do not return at once
+            # Apart from one another, so that clients do not all return at once.
+            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5))
     return ask()
 
 
@@ -103,8 +107,9 @@ def _ask_grpc(pictures: Sequence[bytes], model: str, server: str, timeout: float
         try:
             outputs = stub.Predict(request, timeout=timeout).outputs
         except grpc.RpcError as error:
-            busy = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-            raise (_Busy if busy else ServerError)(f"{server}: {error.code().name}: {error.details()}") from error
+            raise (_Busy if error.code() in BUSY else ServerError)(
+                f"{server}: {error.code().name}: {error.details()}"
+            ) from error
     labels, probabilities = (tf.make_ndarray(outputs[name]) for name in ("top_k_labels", "top_k_probabilities"))
     return [
         [(n.decode(), float(p)) for n, p in zip(*row, strict=True)] for row in zip(labels, probabilities, strict=True)

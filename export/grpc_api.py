@@ -1,8 +1,10 @@
 """PredictionService and ModelService of TensorFlow Serving, on tensorflow-serving-api's own stubs."""
 
+import math
 from concurrent import futures
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from guard import InvalidRequestError, predict
 from tensorflow_serving.apis import (
@@ -15,12 +17,15 @@ from tensorflow_serving.apis import (
 from versions import Models, NotFoundError
 
 MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
+MAX_VALUES = MAX_MESSAGE // 4  # of a tensor: a message may name a shape and leave out the values
+WORKERS, WAITING = 8, 16  # requests that are answered at a time; that may wait beside them
 
 
-def serve_grpc(models: Models, port: int, workers: int = 8) -> tuple[grpc.Server, int]:
+def serve_grpc(models: Models, port: int) -> tuple[grpc.Server, int]:
     """Start a server on the loopback address; returns it with its port (0 chooses one)."""
     server = grpc.server(
-        futures.ThreadPoolExecutor(workers),
+        futures.ThreadPoolExecutor(WORKERS),
+        maximum_concurrent_rpcs=WORKERS + WAITING,
         options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(models), server)
@@ -40,7 +45,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Run a signature; the fault of a client is INVALID_ARGUMENT or NOT_FOUND."""
         version, model = _find(self.models, request.model_spec, context)
         try:
-            inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+            inputs = {name: _array(name, tensor) for name, tensor in request.inputs.items()}
             outputs = predict(model, request.model_spec.signature_name, inputs)
         except (InvalidRequestError, TypeError, ValueError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -101,7 +106,18 @@ def signature_map(model) -> get_model_metadata_pb2.SignatureDefMap:
     return signatures
 
 
+def _array(name: str, tensor) -> np.ndarray:
+    """A TensorProto as an array. Where it holds fewer values than its shape asks for, the last one is repeated."""
+    sides = [dim.size for dim in tensor.tensor_shape.dim]
+    if min(sides, default=0) < 0 or math.prod(sides) > MAX_VALUES:
+        raise InvalidRequestError(f"{name} has shape {sides}; at most {MAX_VALUES:,} values are allowed.")
+    return tf.make_ndarray(tensor)
+
+
 def _find(models: Models, spec, context):
+    if spec.version_label:
+        reason = "Version labels are for TensorFlow Serving; this server knows `version`, and the newest."
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{reason} Received: {spec.version_label!r}")
     try:
         return models.serving(spec.name, spec.version.value or None)
     except NotFoundError as error:

@@ -6,10 +6,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
+from deit_tf.data.preprocess import MAX_ASPECT
 from deit_tf.serving import LoadedModel
 
-MAX_PIXELS = 32_000_000  # of one encoded picture: it is decoded to 12 bytes a pixel
+MAX_PIXELS = 32_000_000  # of all encoded pictures of a request: they are decoded to 12 bytes a pixel
 MAX_BATCH = 256
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not GIF, whose later frames may be larger than its header says
 
 
 class InvalidRequestError(ValueError):
@@ -54,17 +56,22 @@ def _checked(name: str, batch: np.ndarray, dtype: tf.DType, shape: list[int]) ->
     if not 0 < len(batch) <= MAX_BATCH:
         raise InvalidRequestError(f"A batch has 1 to {MAX_BATCH} images. Received: {len(batch)}")
     if is_text:
-        for index, encoded in enumerate(batch):
-            _check_picture(name, index, encoded)
+        pixels = sum(_pixels(f"{name}[{index}]", encoded) for index, encoded in enumerate(batch))
+        if pixels > MAX_PIXELS:
+            raise InvalidRequestError(f"{name} has {pixels:,} pixels in all; at most {MAX_PIXELS:,} are allowed.")
     return batch
 
 
-def _check_picture(name: str, index: int, encoded: bytes) -> None:
-    """Refuse what is no picture, or one whose pixels would fill the memory, by its header alone."""
+def _pixels(name: str, encoded: bytes) -> int:
+    """Pixels of a picture, by its header alone; refused where it is none, or would fill the memory."""
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             width, height = picture.size
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidRequestError(f"{name}[{index}] is no picture that can be read ({len(encoded)} bytes).") from error
-    if width * height > MAX_PIXELS:
-        raise InvalidRequestError(f"{name}[{index}] has {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed.")
+        told = f"{name} is no picture that can be read ({len(encoded)} bytes)"
+        raise InvalidRequestError(f"{told}; allowed are {', '.join(FORMATS)}.") from error
+    if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidRequestError(
+            f"{name} has {width} x {height} pixels; allowed are {MAX_PIXELS:,}, and sides of 1 to {MAX_ASPECT}."
+        )
+    return width * height

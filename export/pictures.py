@@ -1,12 +1,12 @@
 """Pictures of a run's own data, ready for its model: to compare artefacts on, and to calibrate on."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from deit_tf.config import DataConfig
-from deit_tf.data import Source, open_sources
+from deit_tf.data import Source, open_sources, sample
 from deit_tf.data.sources import open_whole
 from deit_tf.runs import Run
 
@@ -39,30 +39,35 @@ def held_out(run: Run, count: int, source: str | None = None) -> Pictures | None
         FileNotFoundError: If there is nothing at `source`.
     """
     if source is not None:
-        data = run.config.data if run.config else DataConfig()
-        return _some(open_whole(replace(data, source=source, verify=False)), run, count)
+        return _some(open_whole(_data(run, source)), run, count)
     split = _splits(run)
     return None if split is None else _some(split[1], run, count)
 
 
-def training(run: Run, count: int) -> Pictures | None:
+def training(run: Run, count: int, source: str | None = None) -> Pictures | None:
     """Up to `count` pictures of those trained on, without augmentation, as `held_out`."""
-    split = _splits(run)
+    split = _splits(run) if source is None else open_sources(_data(run, source))
     return None if split is None else _some(split[0], run, count)
+
+
+def read_labels(file: str) -> list[str]:
+    """Class names, one a line."""
+    return Path(file).read_text(encoding="utf-8").splitlines()
+
+
+def _data(run: Run, source: str) -> DataConfig:
+    return replace(run.config.data if run.config else DataConfig(), source=source, verify=False)
 
 
 def _splits(run: Run) -> tuple[Source, Source] | None:
     if run.config is None:
         return None
     try:
-        return open_sources(replace(run.config.data, verify=False))
+        return open_sources(_data(run, run.config.data.source))
     except (FileNotFoundError, ValueError):
         return None
 
 
 def _some(source: Source, run: Run, count: int) -> Pictures:
-    # At equal distances: folders come one class after the other.
-    items = list(source.read(None).shard(max(1, source.size // count), 0).take(count).as_numpy_iterator())
-    encoded = [item["image"] for item in items]
-    images = np.stack(list(tf.data.Dataset.from_tensor_slices(encoded).map(run.processor).as_numpy_iterator()))
-    return Pictures(encoded, images, np.array([item["label"] for item in items]))
+    items, images = zip(*sample(source, run.processor, count), strict=True)
+    return Pictures([item["image"] for item in items], np.stack(images), np.array([item["label"] for item in items]))

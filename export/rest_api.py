@@ -7,14 +7,15 @@ import base64
 import binascii
 import json
 import threading
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import MessageToDict
-from grpc_api import MAX_MESSAGE, signature_map, status
+from grpc_api import MAX_MESSAGE, WAITING, WORKERS, signature_map, status
 from guard import InvalidRequestError, predict
 from versions import Models, NotFoundError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
@@ -41,6 +42,7 @@ class Api:
 
     def __init__(self, models: Models):
         self.models = models
+        self._room, self._turn = threading.BoundedSemaphore(WORKERS + WAITING), threading.BoundedSemaphore(WORKERS)
 
     def __call__(self, environ, start_response):
         """Answer one request."""
@@ -48,7 +50,8 @@ class Api:
         request.max_content_length = 2 * MAX_MESSAGE  # base64 and JSON take more room than gRPC
         try:
             endpoint, arguments = ROUTES.bind_to_environ(environ).match()
-            answer, code = getattr(self, f"_{endpoint}")(request, **arguments), 200
+            with self._admitted():
+                answer, code = getattr(self, f"_{endpoint}")(request, **arguments), 200
         except HTTPException as error:
             answer, code = {"error": error.description}, error.code
         except NotFoundError as error:
@@ -57,8 +60,20 @@ class Api:
             answer, code = {"error": str(error)}, 400
         return Response(json.dumps(answer), code, mimetype="application/json")(environ, start_response)
 
+    @contextmanager
+    def _admitted(self):
+        """Wait for a turn; where too many wait already, 503."""
+        if not self._room.acquire(blocking=False):
+            raise ServiceUnavailable("Too many requests at a time. Try again.")
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._room.release()
+
     def _status(self, request: Request, name: str, version: int | None = None) -> dict:
-        return MessageToDict(status(self.models, name, version), preserving_proto_field_name=True)
+        options = dict(preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        return MessageToDict(status(self.models, name, version), **options)
 
     def _metadata(self, request: Request, name: str, version: int | None = None) -> dict:
         number, model = self.models.serving(name, version)
@@ -79,13 +94,15 @@ class Api:
         columns = {key: _plain(value) for key, value in outputs.items()}
         if not rows:
             return {"outputs": columns}
+        if len(columns) == 1:  # then TensorFlow Serving leaves the name out
+            return {"predictions": next(iter(columns.values()))}
         return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 def _body(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(request.get_data())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"The body is no JSON: {error}") from error
     if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):
         raise InvalidRequestError("The body is an object with either `instances` or `inputs`.")
@@ -116,9 +133,12 @@ def _array(name: str, value: Any) -> np.ndarray:
     """A JSON value as an array; `{"b64": ...}` is bytes."""
     try:
         decoded = _decode(value)
-        text = isinstance(decoded, bytes) or (isinstance(decoded, list) and decoded and isinstance(decoded[0], bytes))
+        items = decoded if isinstance(decoded, list) else [decoded]
+        text = any(isinstance(item, bytes) for item in items)
+        if text and not all(isinstance(item, bytes) for item in items):
+            raise TypeError("some are strings, some are not")
         return np.array(decoded, dtype=object if text else np.float32)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise InvalidRequestError(f"{name} is neither numbers of one shape nor base64 strings: {error}") from error
 
 

@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from pictures import held_out, training
+from pictures import held_out, read_labels, training
 from rich.console import Console
 from rich.table import Table
 
-from deit_tf.agreement import ExportError
 from deit_tf.runs import Run, load_run
 from deit_tf.sidecar import INPUTS, sidecar_path
 from deit_tf.tflite import SUFFIX, VARIANTS, check_variant, comparison_images, export_tflite, latencies
@@ -27,10 +26,12 @@ WIDTH = 160
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", metavar="RUN_OR_KERAS_FILE", help="run directory, or .keras file")
+    parser.add_argument("run", metavar="RUN_OR_KERAS_FILE", help="run directory, or .keras file")
     parser.add_argument("--out", required=True, metavar="FILE_OR_DIR", help="one .tflite file, or a folder for several")
     parser.add_argument("--variants", default="float32", help=f"of {','.join(VARIANTS)} (default: float32)")
     parser.add_argument("--input", choices=INPUTS, default="float32", help="normalised images, or pixels 0..255")
+    parser.add_argument("--source", help="pictures, as `data.source` of a config (default: the run's own)")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the run's)")
     parser.add_argument("--pictures", type=int, default=200, help="held-out pictures to compare on (default: 200)")
     parser.add_argument("--calibration", type=int, default=256, help="training pictures for int8 (default: 256)")
     parser.add_argument("--threads", type=int, default=1, help="threads of an image when timed (default: 1)")
@@ -48,34 +49,28 @@ def main() -> None:
             raise ValueError(f"`--out` must be a folder for {len(variants)} variants. Received: {out}")
         if min(counts := (args.pictures, args.calibration, args.threads)) < 1:
             raise ValueError(f"`--pictures`, `--calibration` and `--threads` count from 1. Received: {counts}")
-        run = load_run(args.source)
-        found = held_out(run, args.pictures)
-        trained_on = training(run, args.calibration) if "int8" in variants else None
+        run = load_run(args.run)
+        found = held_out(run, args.pictures, args.source)
+        trained_on = training(run, args.calibration, args.source) if "int8" in variants else None
+        labels = run.labels if args.labels is None else read_labels(args.labels)
     except (OSError, ValueError) as error:
         sys.exit(f"Not exported: {error}")
     images = None if found is None else found.images
     calibration = None if trained_on is None else trained_on.images
+    described = dict(processor=run.processor, labels=labels, input_type=args.input, calibration=calibration)
     reports, failed = {}, False
     for variant in variants:
         ending = "" if args.input == "float32" else f"_{args.input}"
         file = out if out.suffix == SUFFIX else out / f"{run.name}_{variant}{ending}{SUFFIX}"
         try:
-            reports[variant] = export_variant(run, file, variant, args.input, images, calibration)
-        except (ExportError, OSError, ValueError) as error:
+            reports[variant] = export_tflite(run.model, file, variant=variant, images=images, **described)
+        except (RuntimeError, OSError, ValueError) as error:  # LiteRT's where a file does not run, and ExportError
             print(f"{variant:14}Not exported: {error}")
             failed = True
     if reports:
         times = timed(run, reports, images, args.threads)
         show(reports, times, "noise" if images is None else f"{len(images)} held-out images")
     sys.exit(failed)
-
-
-def export_variant(
-    run: Run, file: Path, variant: str, input_type: str, images: np.ndarray | None, calibration: np.ndarray | None
-) -> dict:
-    """Export one variant; returns its report."""
-    described = dict(processor=run.processor, labels=run.labels, input_type=input_type, calibration=calibration)
-    return export_tflite(run.model, file, variant=variant, images=images, **described)
 
 
 def timed(run: Run, reports: dict[str, dict], images: np.ndarray | None, threads: int) -> dict[str, dict]:

@@ -10,9 +10,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import tensorflow as tf
-
-from deit_tf.agreement import ExportError
 from deit_tf.serving import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -31,10 +28,12 @@ class State:
     Args:
         state: `LOADING`, `AVAILABLE` or `END`.
         error: Why it does not serve; empty where it does.
+        files: What `_files` told of a version that did not load; when it changes, the version is tried again.
     """
 
     state: str
     error: str = ""
+    files: tuple[int, int] = (0, 0)
 
 
 class Models:
@@ -59,9 +58,12 @@ class Models:
 
         A request that runs holds its session, so that none is lost in the exchange.
         """
-        found = {folder.name: _versions(folder) for folder in self.directory.iterdir() if folder.is_dir()}
-        for name in set(self._serving) | set(found):
-            self._update(name, found.get(name, {}))
+        folders = {folder.name: folder for folder in self.directory.iterdir() if folder.is_dir()}
+        for name in set(self._serving) | set(folders):
+            try:
+                self._update(name, _versions(folders[name]) if name in folders else {})
+            except OSError as error:  # a folder that went while it was read, or that nobody may read
+                log.warning("Could not look for versions of %s: %s", name, error)
 
     def poll(self, seconds: float) -> threading.Thread:
         """Refresh every `seconds` in a thread of its own, until `stop`."""
@@ -70,8 +72,8 @@ class Models:
             while not self._stop.wait(seconds):
                 try:
                     self.refresh()
-                except OSError as error:  # a folder that went while it was read
-                    log.warning("Could not look for versions: %s", error)
+                except OSError as error:
+                    log.warning("Could not look for models: %s", error)
 
         thread = threading.Thread(target=loop, name="versions", daemon=True)
         thread.start()
@@ -107,10 +109,12 @@ class Models:
     def _update(self, name: str, found: dict[int, Path]) -> None:
         states = self._states.setdefault(name, {})
         current = self._serving.get(name, (0, None))[0]
+        for version in set(states) - set(found) - {current}:
+            del states[version]
         for version in sorted(found, reverse=True):
             if version == current:
                 break
-            failed = version in states and states[version].state == END and states[version].error
+            failed = version in states and states[version].error and states[version].files == _files(found[version])
             if not failed and self._load(name, version, found[version]):
                 break
         if current and current not in found and self._serving[name][0] == current:
@@ -118,14 +122,15 @@ class Models:
             states[current] = State(END)
 
     def _load(self, name: str, version: int, path: Path) -> bool:
-        states = self._states[name]
+        states, files = self._states[name], _files(path)
         states[version] = State(LOADING)
         try:
             model = LoadedModel(path)
             model.warm_up()
-        except (ExportError, OSError, ValueError, tf.errors.OpError) as error:
-            states[version] = State(END, str(error).splitlines()[0])
-            log.error("%s, version %d is not served: %s", name, version, states[version].error)
+        except Exception as error:  # whatever a folder of others does, the one before goes on serving
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            states[version] = State(END, reason, files)
+            log.error("%s, version %d is not served: %s", name, version, reason)
             return False
         before = self._serving.get(name)
         self._serving[name] = (version, model)
@@ -140,3 +145,9 @@ def _versions(folder: Path) -> dict[int, Path]:
     """Version folders by number; one without a graph is still being copied."""
     numbered = {int(entry.name): entry for entry in folder.iterdir() if entry.name.isdecimal() and int(entry.name) > 0}
     return {version: entry for version, entry in numbered.items() if (entry / "saved_model.pb").is_file()}
+
+
+def _files(version: Path) -> tuple[int, int]:
+    """How many files and folders a version has, and when the newest was changed, in nanoseconds."""
+    changed = [entry.stat().st_mtime_ns for entry in version.rglob("*")]
+    return len(changed), max(changed, default=0)

@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import check
@@ -17,7 +18,9 @@ from versions import Models
 
 import deit_tf
 from deit_tf.agreement import ExportError
-from deit_tf.runs import load_run
+from deit_tf.config import DataConfig
+from deit_tf.data import open_sources, sample
+from deit_tf.runs import Run, load_run
 from deit_tf.tflite import export_tflite
 
 SCRIPT = Path(check.__file__)
@@ -46,6 +49,28 @@ def folder(tmp_path_factory):
     for variant in ("float32", "dynamic_int8"):
         export_tflite(model, root / "exports" / f"{variant}.tflite", variant=variant, **described)
     return root
+
+
+def test_a_run_in_bfloat16_agrees_with_its_exports(tmp_path):
+    """What is exported computes in float32, and so does what it is compared with."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = deit_tf.create_model("deit_test", num_classes=10, image_size=16)
+    keras.config.set_dtype_policy("float32")
+    run = Run("student", model, deit_tf.ImageProcessor(16, crop_ratio=1.0), None, None)
+    pictures = held_out(run, 8, "digits")
+    export_tflite(model, tmp_path / "student.tflite", images=pictures.images)
+    answers = list(check.found(Namespace(exports=[tmp_path], python=None, server=None), run, pictures))
+    rows, good = check.compare(run, pictures, answers)
+    assert good and len(rows) == 2
+
+
+def test_pictures_come_from_all_over(folder):
+    """Folders hold one class after the other: neither the first pictures alone, nor the same twice."""
+    pictures = held_out(load_run(folder / "run"), 200)
+    assert len(set(pictures.encoded)) > 190 and set(pictures.labels) == set(range(10))
+    source, processor = open_sources(DataConfig("digits"))[1], deit_tf.ImageProcessor(16)
+    indices = [item["index"] for item, _ in sample(source, processor, 200)]
+    assert len(set(indices)) == 200 and max(indices) > 340 and min(indices) < 20
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +110,8 @@ def test_everything_agrees(folder, server, monkeypatch, capsys):
         "server, images",
     ]
     assert {row[-1] for row in table[1:]} == {"agrees"}
-    assert {row[4].split()[0] for row in table[1:] if "int8" not in row[0]} == {"40/40"}
-    assert len({row[7] for row in table if "int8" not in row[0]}) == 1  # the same accuracy
+    assert {row[5].split()[0] for row in table[1:] if "int8" not in row[0]} == {"40/40"}
+    assert len({row[8] for row in table if "int8" not in row[0]}) == 1  # the same accuracy
 
 
 def test_another_model_disagrees(folder, tmp_path, monkeypatch, capsys):

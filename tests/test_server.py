@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+import versions
 from client import ServerError, classify, read_picture
-from grpc_api import serve_grpc
+from grpc_api import WAITING, WORKERS, serve_grpc
 from PIL import Image
 from rest_api import serve_rest
 from tensorflow_serving.apis import (
@@ -116,8 +117,33 @@ def test_float_images_and_both_heads(served):
     assert set(filtered.outputs) == {"logits"}
 
 
+def line(form="PNG", size=(2000, 1)):
+    file = io.BytesIO()
+    Image.new("L", size).save(file, form)
+    return file.getvalue()
+
+
+def shape_without_values():
+    """100 bytes that ask for an array of 43 GB."""
+    made = request({"images": FLOATS}, "images")
+    made.inputs["images"].CopyFrom(tf.make_tensor_proto(np.float32(0)))
+    made.inputs["images"].tensor_shape.CopyFrom(tf.TensorShape((1, 60000, 60000, 3)).as_proto())
+    return made
+
+
+def labelled(label):
+    made = request({"images": FLOATS}, "images")
+    made.model_spec.version_label = label
+    return made
+
+
 FLOATS = np.zeros((1, 32, 32, 3), "float32")
 BAD = {
+    "values left out": (shape_without_values(), "INVALID_ARGUMENT", "16,777,216 values"),
+    "label": (labelled("canary"), "INVALID_ARGUMENT", "'canary'"),
+    "line": (request({"image_bytes": [line()]}), "INVALID_ARGUMENT", "sides of 1 to 100"),
+    "gif": (request({"image_bytes": [line("GIF", (32, 32))]}), "INVALID_ARGUMENT", "JPEG, PNG, BMP, WEBP"),
+    "pixels": (request({"image_bytes": [line(size=(4000, 4000))] * 3}), "INVALID_ARGUMENT", "48,000,000 pixels in all"),
     "empty": (request({"image_bytes": [b""]}), "INVALID_ARGUMENT", "no picture"),
     "truncated": (request({"image_bytes": [picture()[:300]]}), "INVALID_ARGUMENT", "image_bytes"),
     "text": (request({"image_bytes": [b"hello"]}), "INVALID_ARGUMENT", "no picture"),
@@ -174,6 +200,8 @@ def test_rest_forms(served):
         ({"instances": [[1, 2], [3]], "signature_name": "images"}, 400, "numbers of one shape"),
         ({"instances": [1.0], "signature_name": "nothing"}, 400, "no signature 'nothing'"),
         ({"instances": [{"image_bytes": 1}, {"images": 2}]}, 400, "same inputs"),
+        ({"instances": [{"b64": "aGVsbG8="}, 1.0]}, 400, "some are not"),
+        ({"instances": [10**400], "signature_name": "images"}, 400, "numbers of one shape"),
     ],
 )
 def test_bad_rest_requests(served, body, code, message):
@@ -185,12 +213,14 @@ def test_bad_rest_requests(served, body, code, message):
 def test_rest_routes_that_are_not_there(served):
     assert post(served, {}, "/v1/models/teacher:predict").status_code == 404
     assert requests.get(f"http://{served[4]}/v2", timeout=20).status_code == 404
-    assert requests.post(f"http://{served[4]}/v1/models/student:predict", data="{", timeout=20).status_code == 400
+    for data in ("{", '{"instances": ' + "[" * 100_000):
+        answer = requests.post(f"http://{served[4]}/v1/models/student:predict", data=data, timeout=20)
+        assert answer.status_code == 400 and "no JSON" in answer.json()["error"]
 
 
 def test_status_and_metadata(served):
     status = requests.get(f"http://{served[4]}/v1/models/student", timeout=20).json()["model_version_status"]
-    assert [(entry["version"], entry["state"]) for entry in status] == [("1", "AVAILABLE")]
+    assert status == [{"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}]
     metadata = requests.get(f"http://{served[4]}/v1/models/student/metadata", timeout=20).json()
     assert "serving_default" in metadata["metadata"]["signature_def"]["signature_def"]
     channel = grpc.insecure_channel(served[3])
@@ -216,11 +246,13 @@ def test_versions_come_and_go_under_load(served):
         return probability
 
     with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(ask, i) for i in range(60)]
         export(second, folder, 2)
         shutil.copytree(folder / "student" / "2", folder / "student" / "3")
         (folder / "student" / "3" / "saved_model.pb").write_bytes(b"broken")
-        models.refresh()
+        exchange = threading.Thread(target=models.refresh)
+        exchange.start()
+        answers = [pool.submit(ask, i) for i in range(60)]
+        exchange.join()
         answers += [pool.submit(ask, i) for i in range(20)]
         given = [answer.result() for answer in answers]
     assert all(min(abs(p - first_says), abs(p - second_says)) < 1e-5 for p in given)
@@ -236,6 +268,60 @@ def test_versions_come_and_go_under_load(served):
         shutil.rmtree(folder / "student" / version)
     models.refresh()
     assert models.serving("student")[0] == 1
+
+
+def test_a_version_that_failed_is_tried_again_when_its_files_change(tmp_path):
+    export(model(3), tmp_path, 1)
+    whole = tmp_path / "student" / "1"
+    variables = whole.rename(tmp_path / "whole") / "variables"
+    shutil.copytree(variables.parent, whole, ignore=shutil.ignore_patterns("variables"))  # a copy that is under way
+    models = Models(tmp_path)
+    models.refresh()
+    assert models.states("student")[1].state == "END" and models.states("student")[1].error
+    shutil.copytree(variables, whole / "variables", dirs_exist_ok=True)
+    models.refresh()
+    assert models.serving("student")[0] == 1
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_others(tmp_path, monkeypatch):
+    export(model(3), tmp_path, 1)
+    (tmp_path / "lost+found").mkdir()
+    look = versions._versions
+
+    def refuse(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(folder)
+        return look(folder)
+
+    monkeypatch.setattr(versions, "_versions", refuse)
+    models = Models(tmp_path)
+    models.refresh()
+    assert models.serving("student")[0] == 1
+
+
+def test_one_output_has_no_name_in_rest(tmp_path):
+    network = model(3)
+    deit_tf.export_saved_model(network, tmp_path, processor=PROCESSOR, name="student", rollout=True, batch_sizes=(1,))
+    models = Models(tmp_path)
+    models.refresh()
+    server, port = serve_rest(models, 0)
+    body = {"signature_name": "rollout", "instances": FLOATS.tolist()}
+    answer = requests.post(f"http://localhost:{port}/v1/models/student:predict", json=body, timeout=20).json()
+    server.shutdown()
+    assert np.shape(answer["predictions"]) == (1, 4, 4)
+
+
+def test_more_requests_than_there_is_room_for(served):
+    network, _, models, *_ = served
+    server, port = serve_rest(models, 0)
+    api = server.app
+    for _ in range(WORKERS + WAITING):
+        assert api._room.acquire(blocking=False)
+    answer = requests.get(f"http://localhost:{port}/v1/models/student", timeout=20)
+    assert answer.status_code == 503 and "Try again" in answer.json()["error"]
+    api._room.release()
+    assert requests.get(f"http://localhost:{port}/v1/models/student", timeout=20).ok
+    server.shutdown()
 
 
 @pytest.fixture
@@ -290,12 +376,19 @@ def test_the_client_checks_pictures_and_retries(tmp_path, monkeypatch):
     Image.new("L", (8000, 5000)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match="8000 x 5000"):
         read_picture(tmp_path / "large.png")
+    (tmp_path / "line.png").write_bytes(line())
+    with pytest.raises(ValueError, match="2000 x 1"):
+        read_picture(tmp_path / "line.png")
+    (tmp_path / "moving.gif").write_bytes(line("GIF"))
+    with pytest.raises(ValueError, match="JPEG, PNG, BMP, WEBP"):
+        read_picture(tmp_path / "moving.gif")
     pauses = []
     monkeypatch.setattr("client.time.sleep", pauses.append)
+    monkeypatch.setattr("client.random.uniform", lambda low, high: (low + high) / 2)
     for protocol in ("grpc", "rest"):
         with pytest.raises(ServerError):
             classify([picture()], "student", server="localhost:9", protocol=protocol, retries=2, timeout=2)
-    assert len(pauses) == 4 and pauses[1] > 0.2
+    assert pauses == [0.2, 0.4] * 2
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -302,6 +302,7 @@ def test_failed_verification_leaves_nothing(model, tmp_path, monkeypatch):
     [
         {"labels": LABELS[:9]},
         {"labels": [*LABELS[:9], "two\nlines"]},
+        {"labels": [*LABELS[:9], "line\n"]},
         {"labels": [*LABELS[:9], ""]},
         {"name": "a/b"},
         {"version": 0},

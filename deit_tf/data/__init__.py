@@ -5,6 +5,7 @@ from deit_tf.data.pipeline import (
     masked_dataset,
     masked_eval_dataset,
     padded,
+    sample,
     steps_per_epoch,
     train_dataset,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "masked_eval_dataset",
     "open_sources",
     "padded",
+    "sample",
     "steps_per_epoch",
     "train_dataset",
 ]

@@ -4,6 +4,7 @@ So the same seed gives the same bytes at any parallelism, on any number of repli
 global batch), and after a restart in the middle. Source: facebookresearch/deit datasets.py, samplers.py.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig, MaskConfig, Size
@@ -152,6 +153,21 @@ def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) ->
     """
     items = source.read(None).map(lambda item: (processor(item["image"]), item["label"]), _calls(data))
     return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[dict, np.ndarray]]:
+    """Up to `count` items from all over a source, always the same; files that do not decode are left out.
+
+    Args:
+        source: The images.
+        processor: What the model expects.
+        count: How many.
+    Returns:
+        Each item of `source.read`, as NumPy, with its image float32 [H, W, 3], normalised.
+    """
+    items = source.read(None if source.mixed else _key(0))
+    prepared = items.map(lambda item: (item, processor(item["image"]))).ignore_errors()
+    return list(prepared.take(count).as_numpy_iterator())
 
 
 def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

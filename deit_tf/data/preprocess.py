@@ -16,6 +16,7 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Size, Triple
 from deit_tf.data import processor_config
 
 CHANNELS = 3
+MAX_ASPECT = 100  # long side over short: resized by its short side, a line of pixels would fill the memory
 
 
 def height_width(size: Size) -> tuple[int, int]:
@@ -38,7 +39,8 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     Args:
         encoded: tf.string [], the bytes of the file.
     Raises:
-        tf.errors.InvalidArgumentError: When run, if the bytes are no image or cut short.
+        tf.errors.InvalidArgumentError: When run, if the bytes are no image or cut short, or if one side is more
+            than `MAX_ASPECT` times the other.
     """
 
     def jpeg() -> tf.Tensor:
@@ -48,7 +50,13 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     def other() -> tf.Tensor:
         return tf.io.decode_image(encoded, CHANNELS, expand_animations=False)
 
-    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), [None, None, CHANNELS])
+    image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), [None, None, CHANNELS])
+    sides = tf.shape(image)[:2]
+    message = f"A picture's long side is at most {MAX_ASPECT} times its short side."
+    with tf.control_dependencies(
+        [tf.debugging.assert_less_equal(tf.reduce_max(sides), MAX_ASPECT * tf.reduce_min(sides), message)]
+    ):
+        return tf.identity(image)
 
 
 def resize(image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str = "bicubic") -> tf.Tensor:
@@ -246,7 +254,7 @@ def _pixels(image: Any, name: str) -> tf.Tensor:
         try:
             return decode_image(image)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"{name} is no image that can be decoded, or it is cut short.") from error
+            raise ValueError(f"{name} is no image that can be decoded; it may be cut short, or a thin line.") from error
     if hasattr(image, "convert"):  # of PIL
         image = image.convert("RGB")
     pixels = np.asarray(image)

@@ -34,12 +34,14 @@ class Source:
         read: From a permutation seed int64 [2], or None for the order on disk, to a dataset of
             `{"index": int64 [], "image": tf.string [], "label": int64 []}`, where `index` numbers the
             images on disk, so that it stays when the order does not.
+        mixed: Whether the order on disk mixes the classes; in folders one comes after the other.
     """
 
     name: str
     class_names: tuple[str, ...]
     size: int
     read: Callable[[tf.Tensor | None], tf.data.Dataset]
+    mixed: bool = False
 
 
 def open_sources(config: DataConfig) -> tuple[Source, Source]:
@@ -139,7 +141,7 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
             size = min(splits[split].num_examples, 50_000)
             return data if seed is None else data.shuffle(size, seed=seed[0] ^ seed[1], reshuffle_each_iteration=False)
 
-        return Source(f"{config.source}/{split}", names, splits[split].num_examples, read)
+        return Source(f"{config.source}/{split}", names, splits[split].num_examples, read, mixed=True)
 
     return source(config.train_split), source(evaluation)
 

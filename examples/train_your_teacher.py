@@ -1,0 +1,61 @@
+"""Train a convnet of your own in plain Keras, to teach a DeiT with; here a small ResNet for images of 32 pixels.
+
+python examples/train_your_teacher.py photos --precision mixed_bfloat16 --out teacher.keras
+deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher teacher.keras
+"""
+
+import argparse
+
+import keras
+from keras import layers
+
+from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
+from deit_tf.data import ImageProcessor, eval_dataset, open_sources, steps_per_epoch, train_dataset
+from deit_tf.optim import build_optimizer
+
+
+def conv(x, channels: int, stride: int = 1):
+    """A convolution with norm and ReLU: [B, H, W, C] to [B, H / stride, W / stride, channels]."""
+    x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def build_network(classes: int) -> keras.Model:
+    """Eleven layers, three residual branches: images [B, 32, 32, 3], normalised, to logits [B, C]."""
+    image = keras.Input((32, 32, 3), name="image")
+    x = conv(image, 32)
+    for channels in (64, 128, 256):
+        x = conv(x, channels, stride=2)
+        x = layers.Add()([x, conv(conv(x, channels), channels)])
+    logits = layers.Dense(classes, dtype="float32", name="head")
+    return keras.Model(image, logits(layers.GlobalAveragePooling2D()(x)))
+
+
+def main() -> None:
+    """Open the folder, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--out", default="teacher.keras")
+    given = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(given.precision)
+    data = DataConfig(given.folder, batch_size=given.batch_size)  # normalises by ImageNet's mean, as for the student
+    train, held_out = open_sources(data)
+    steps, classes = steps_per_epoch(train, data.batch_size), len(train.class_names)
+    augment = AugmentConfig("light", scale=(0.64, 1.0), label_smoothing=0.0)
+    batches = train_dataset(train, data, augment, 32, epochs=given.epochs)
+    evaluation = eval_dataset(held_out, data, ImageProcessor(32, crop_ratio=1.0))
+    evaluation = evaluation.map(lambda images, labels: (images, keras.ops.one_hot(labels, classes)))
+    recipe = OptimConfig(optimizer="sgd", lr=0.4, weight_decay=5e-4, warmup_epochs=min(2, given.epochs / 2))
+    optimizer = build_optimizer(recipe, data.batch_size, steps, given.epochs)
+    network = build_network(classes)
+    network.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    network.fit(batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2)
+    network.save(given.out)
+
+
+if __name__ == "__main__":
+    main()
