@@ -38,7 +38,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/operations.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs/demo runs/bench
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "deit_tf needs Python 3.11, 3.12 or 3.13; this machine has $$(python3 --version 2>&1). Pass one: make PYTHON=..."; exit 1; }

@@ -1,10 +1,13 @@
 """Train a convnet of your own in plain Keras, to teach a DeiT with; here a small ResNet for images of 32 pixels.
 
-python examples/train_your_teacher.py photos --precision mixed_bfloat16 --out teacher.keras
-deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher teacher.keras
+    python examples/train_your_teacher.py photos --precision mixed_bfloat16 --out teacher.keras
+    deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher teacher.keras
+
+Its images are normalised by ImageNet's mean and std, as the student's are.
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 from keras import layers
@@ -40,9 +43,10 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--out", default="teacher.keras")
     given = parser.parse_args()
+    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(given.precision)
-    data = DataConfig(given.folder, batch_size=given.batch_size)  # normalises by ImageNet's mean, as for the student
+    data = DataConfig(given.folder, batch_size=given.batch_size)
     train, held_out = open_sources(data)
     steps, classes = steps_per_epoch(train, data.batch_size), len(train.class_names)
     augment = AugmentConfig("light", scale=(0.64, 1.0), label_smoothing=0.0)
