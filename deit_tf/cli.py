@@ -139,7 +139,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     commands = parser.add_subcommands(dest="command")
     commands.add_subcommand("train", _training_parser(), help="train a student, with or without a teacher")
-    commands.add_subcommand("train-teacher", _training_parser(), help="train a convnet teacher on the same images")
+    commands.add_subcommand(
+        "train-teacher",
+        _training_parser(),
+        help="train a convnet teacher on the same images, by teacher.epochs, teacher.optim and teacher.augment",
+    )
     commands.add_subcommand("label", _labeling_parser(), help="run the teacher ahead, so that students need none")
     commands.add_subcommand("preview", _preview_parser(), help="draw what the student will be fed")
     commands.add_subcommand("evaluate", _evaluation_parser(), help="top-1 and top-5 of a model in any form")
@@ -164,7 +168,9 @@ def _training_parser() -> ArgumentParser:
     parser = _config_parser()
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out, finished or not")
     parser.add_argument(
-        "--accept-changes", action="store_true", help="go on with a stopped run although its config differs"
+        "--accept-changes",
+        action="store_true",
+        help="go on with a stopped run although its config differs, but not with other steps per epoch",
     )
     return parser
 

@@ -86,7 +86,7 @@ class DataConfig:
     Args:
         source: `digits` (bundled with scikit-learn), `tfds:NAME` for a TensorFlow Datasets builder,
             or a folder of class folders, optionally below `train/` and `val/`.
-        train_split: TFDS only: the split to train on.
+        train_split: TFDS only: the split to train on, or several joined by `+`.
         eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
         data_dir: TFDS only: where the prepared data set lies.
         holdout: Share of each class kept for evaluation where a folder has no `val/`.
@@ -95,7 +95,7 @@ class DataConfig:
         crop_ratio: Evaluation resizes the short side to size / crop_ratio before the centre crop.
         mean: Mean of the pixels scaled to 0..1, per channel.
         std: Their standard deviation, per channel.
-        num_parallel_calls: Images prepared at a time; -1 lets tf.data choose.
+        num_parallel_calls: Images prepared at a time, at least 1; -1 lets tf.data choose.
     """
 
     source: str = "digits"
@@ -286,6 +286,8 @@ class DistillConfig:
 @dataclass(frozen=True)
 class TeacherConfig:
     """The convnet that `deit-tf train-teacher` trains on the same data.
+
+    Its recipe is `epochs`, `augment` and `optim` in here; the settings of these names outside are the student's.
 
     Args:
         name: A RegNetY by timm's name, such as `regnety_160`, the paper's; a ResNet for small images,

@@ -22,7 +22,7 @@ from deit_tf.teachers import Teacher
 from deit_tf.tflite import SUFFIX, ExportError, deviation, load_tflite
 
 PICTURES = 12
-EMA_FILE = "student_ema.keras"
+EMA_FILES = ("student_ema.keras", "teacher_ema.keras")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Findings:
             return None
         try:
             return load_teacher(distill.teacher, self.run.labels)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             self.notes.append(f"The teacher could not be loaded, so its opinions are missing: {error}")
             return None
 
@@ -227,7 +227,8 @@ class Findings:
         """From normalised images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
         model, teacher = self.run.model, self.teacher
         both = heads(model) if _is_deit(model) else None
-        average = load_network(self.path / EMA_FILE) if (self.path / EMA_FILE).is_file() else None
+        file = next((self.path / name for name in EMA_FILES if (self.path / name).is_file()), None)
+        average = load_network(file) if file else None
 
         def voices(images: np.ndarray) -> dict[str, np.ndarray]:
             said = both.predict_on_batch(images) if both else {}

@@ -13,9 +13,10 @@ import tensorflow as tf
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
 from deit_tf.models import heads
-from deit_tf.runs import Run, load_run
+from deit_tf.runs import Run, is_keras, load_run, run_config
 from deit_tf.serving import HEADS, has_two_heads, load_saved_model
-from deit_tf.tflite import load_tflite
+from deit_tf.sidecar import read_sidecar, sidecar_path
+from deit_tf.tflite import SUFFIX, load_tflite
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def open_model(
     Args:
         path: A run directory, a .keras file, weights of another library (`hf://` as well), a SavedModel directory
             or a .tflite file.
-        run: The run whose image processor and labels to use; by default the one that `path` lies in.
+        run: The run whose image processor and labels to use; by default the one that `path` lies in, or what lies
+            beside a .tflite file.
         name: Weights of another library: the name of the model, where their files do not tell it.
         strategy: Replicas to spread each batch over; a Keras model alone.
     Raises:
@@ -55,16 +57,13 @@ def open_model(
     """
     file = Path(path)
     saved = (file / "saved_model.pb").is_file()
-    if not (saved or file.suffix == ".tflite"):
+    if not (saved or file.suffix == SUFFIX):
         return _open_keras(path, run, name, strategy)
     if strategy is not None:
         raise ValueError(f"`strategy` spreads a Keras model over replicas. Received: {path}")
     described = load_run(run) if run else _nearest_run(file)
     loaded = load_saved_model(file) if saved else load_tflite(file)
-    labels = described.labels if described else tuple(getattr(loaded, "labels", ())) or None
-    if described is None:
-        log.warning("%s lies in no run (--run RUN): the original's preprocessing is assumed.", path)
-    processor = described.processor if described else ImageProcessor(loaded.image_size)
+    processor, labels = (described.processor, described.labels) if described else _own_description(file, loaded)
     predict = _both_heads(loaded) if saved else lambda images: {"mean": loaded(images)}
     return Opened(predict, processor, labels, described.config if described else None)
 
@@ -103,7 +102,29 @@ def predict_files(
 def run_above(path: str | Path) -> Path | None:
     """The nearest run directory that `path` is or lies in."""
     here = Path(path).resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), None)
+    return next((folder for folder in (here, *here.parents) if run_config(folder) is not None), None)
+
+
+def _own_description(file: Path, loaded: Any) -> tuple[ImageProcessor, tuple[str, ...] | None]:
+    """Processor and labels of an export outside of a run: from the JSON file beside it, or the labels within it."""
+    told = _beside(file) if file.suffix == SUFFIX and sidecar_path(file).is_file() else {}
+    labels = tuple(told.get("labels") or getattr(loaded, "labels", ())) or None
+    if "mean" not in told:
+        processor = ImageProcessor(loaded.image_size)
+        log.warning("%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.", file, processor)
+        return processor, labels
+    fields = ("image_size", "mean", "std", "resize_to", "interpolation")
+    values = {name: tuple(told[name]) if isinstance(told[name], list) else told[name] for name in fields}
+    return ImageProcessor(**values), labels
+
+
+def _beside(file: Path) -> dict[str, Any]:
+    """The JSON file beside a .tflite file, if it is one of ours."""
+    try:
+        return read_sidecar(file)
+    except (KeyError, TypeError):  # another tool's
+        log.warning("%s was not written by an export of deit_tf and is passed over.", sidecar_path(file))
+        return {}
 
 
 def _open_keras(path: str, run: str | None, name: str | None, strategy: tf.distribute.Strategy | None) -> Opened:
@@ -112,6 +133,9 @@ def _open_keras(path: str, run: str | None, name: str | None, strategy: tf.distr
         if not isinstance(own.model.output_shape, tuple) or len(own.model.output_shape) != 2:
             raise ValueError(f"{path} is no classifier: it gives {own.model.output_shape} instead of logits [B, C].")
         described = load_run(run) if run else own
+        if described.config is None and is_keras(run or path):
+            processor = described.processor
+            log.warning("%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.", path, processor)
         network = heads(own.model) if has_two_heads(own.model) else own.model
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
 

@@ -6,17 +6,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deit_tf.config import DataConfig, TrainConfig
-from deit_tf.data import open_sources, train_dataset
-from deit_tf.models import VARIANTS
+from deit_tf.data import Source, masked_dataset, open_sources, train_dataset
+from deit_tf.data.preprocess import height_width
+from deit_tf.models.variants import find_variant
 from deit_tf.runs import replacing
 
 MARGIN, LINES, FONT_SIZE = 8, 3, 13
 SMALLEST_SIDE = 96  # a picture is enlarged by whole factors until it is as wide
 SHOWN_SHARE = 0.01  # of a label, beyond what smoothing gives to every class
+GRAY = 128  # where a patch is hidden
 
 
 def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) -> Path:
-    """Write the first images of a run's first epoch, with their mixed labels, as a PNG file.
+    """Write the first images of a run's first epoch as a PNG file, with their mixed labels, or hidden patches in grey.
 
     Args:
         config: The run.
@@ -26,24 +28,45 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
     Returns:
         The file.
     Raises:
-        ValueError: For another ending, or a count that is not positive.
+        ValueError: For another ending, a count that is not positive, or an unknown model.
     """
     path = Path(file)
     if path.suffix.lower() != ".png":
         raise ValueError(f"`file` ends in .png. Received: {file}")
     if images < 1 or columns < 1:
         raise ValueError(f"`images` and `columns` are positive. Received: images={images}, columns={columns}")
+    variant = find_variant(config.model.name)
     training, _ = open_sources(config.data)
-    size = config.model.image_size or VARIANTS[config.model.name].image_size
-    batches = train_dataset(training, config.data, config.augment, size, epochs=1, seed=config.seed)
-    batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
-    spread = config.augment.resolve().label_smoothing / len(training.class_names)
-    captions = [_caption(row, spread, training.class_names) for row in labels[:images]]
-    sheet = _sheet(_pixels(batch[:images], config.data), captions, columns)
+    size = height_width(config.model.image_size or variant.image_size)
+    if config.task == "masked":
+        pixels = _masked(config, training, size, config.model.patch_size or variant.patch_size)
+        captions = [[]] * len(pixels)
+    else:
+        pixels, captions = _labeled(config, training, size)
+    sheet = _sheet(pixels[:images], captions[:images], columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         sheet.save(temporary)
     return path
+
+
+def _labeled(config: TrainConfig, training: Source, size: tuple[int, int]) -> tuple[np.ndarray, list[list[str]]]:
+    """The first batch as uint8 [B, H, W, 3], and the classes of each image."""
+    batches = train_dataset(training, config.data, config.augment, size, epochs=1, seed=config.seed)
+    batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
+    spread = config.augment.resolve().label_smoothing / len(training.class_names)
+    return _pixels(batch, config.data), [_caption(row, spread, training.class_names) for row in labels]
+
+
+def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch: int) -> np.ndarray:
+    """The first batch as uint8 [B, H, W, 3], grey where a patch is hidden."""
+    batches = masked_dataset(
+        training, config.data, config.augment, config.mask, size, patch, epochs=1, seed=config.seed
+    )
+    batch = next(batches.as_numpy_iterator())
+    mask = batch["mask"].reshape(-1, size[0] // patch, size[1] // patch)
+    hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
+    return np.where(hidden, np.uint8(GRAY), _pixels(batch["image"], config.data))
 
 
 def _pixels(images: np.ndarray, data: DataConfig) -> np.ndarray:

@@ -195,11 +195,12 @@ def _headline(findings: Findings) -> list[tuple[str, str]]:
 def _model_rows(findings: Findings) -> list[tuple[str, str]]:
     """Student and teacher in words."""
     config, summary, size = findings.run.config, findings.summary, findings.run.processor.size
+    trained = config.teacher if summary["kind"] == "teacher" else config.model
     rows = [
         ("Model", f"{summary['model']}, {summary['parameters']:,} weights, images of {size[0]} x {size[1]} pixels"),
         ("Trained on", f"{summary['training_images']:,} images of {config.data.source}, {summary['epochs']} epochs"),
         ("Held out", f"{summary['evaluation_images']:,} images"),
-        ("Trunk from", config.model.weights or "scratch"),
+        ("Trunk from", trained.weights or "scratch"),
         ("Learns from", _LEARNS[summary["kind"]]),
     ]
     if findings.teacher:

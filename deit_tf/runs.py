@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -31,13 +32,14 @@ from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, open_sources, sample
 from deit_tf.models import VARIANTS, restore_model
 from deit_tf.models.regnet import REGNETY
-from deit_tf.teachers import Teacher, application_teacher, keras_hub_teacher
+from deit_tf.teachers import Teacher, application_teacher, gives_probabilities, keras_hub_teacher
 from deit_tf.weights import HUB, KERAS_FILES
 
 log = logging.getLogger(__name__)
 
 MODELS = KERAS_FILES
 SAMPLES = 32
+ANY_SIZE = 224  # what a network that takes any size is fed, the original's
 
 
 @dataclass(frozen=True)
@@ -78,24 +80,47 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
         name: Weights of another library: the name of the model, where their files do not tell it.
     Raises:
         FileNotFoundError: If there is no model at `path`.
-        ValueError: If weights do not tell their model, or are damaged.
+        ValueError: If weights do not tell their model, or are damaged; if a run's config is.
     """
-    if str(path).startswith(HUB) or not _is_keras(Path(path)):
+    if not is_keras(path):
         return _foreign_run(path, name)
     file = _model_file(Path(path))
     model = load_network(file)
     folder = file.parent
-    config = read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    config = run_config(folder)
     # A masked model has its mask as a second input.
-    size = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    declared = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    size = declared if all(declared) else ANY_SIZE
     processor = ImageProcessor.from_config(config.data, size) if config else ImageProcessor(size)
     labels = (folder / "labels.txt").read_text().splitlines() if (folder / "labels.txt").is_file() else None
     return Run(folder.name if config else file.stem, model, processor, tuple(labels) if labels else None, config)
 
 
-def _is_keras(path: Path) -> bool:
-    """Whether `path` is ours to load: a run, a .keras file, or nothing at all."""
-    return not path.exists() or path.suffix == ".keras" or any((path / name).is_file() for name in MODELS)
+def run_config(folder: Path) -> TrainConfig | None:
+    """The config of a run directory; None of any other folder, though other tools have a config.yaml as well.
+
+    Raises:
+        ValueError: If `folder` is a run, as its facts.json tells, and its config is damaged.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    if (folder / "facts.json").is_file():
+        return read_config(file)
+    if not any(folder.glob("*.keras")):
+        return None
+    try:
+        return read_config(file)
+    except ValueError as error:
+        log.warning("%s is no run: its config.yaml is passed over. %s", folder, error)
+        return None
+
+
+def is_keras(source: str | Path) -> bool:
+    """Whether `source` is ours to load: a run, a .keras file, or nothing at all; and no weights of another library."""
+    path = Path(source)
+    ours = not path.exists() or path.suffix == ".keras" or any((path / name).is_file() for name in MODELS)
+    return ours and not str(source).startswith(HUB)
 
 
 def _foreign_run(source: str | Path, name: str | None) -> Run:
@@ -135,15 +160,22 @@ def load_teacher(name: str, labels: tuple[str, ...]) -> Teacher:
         return application_teacher(rest)
     if kind == "keras-hub":
         return keras_hub_teacher(rest)
-    run = load_run(rest, kind) if kind in REGNETY or kind in VARIANTS else load_run(name)
+    source, model = (rest, kind) if kind in REGNETY or kind in VARIANTS else (name, None)
+    run = load_run(source, model)
     run.model.trainable = False
+    mean, std = run.processor.mean, run.processor.std
+    if run.config is None and is_keras(source):
+        log.warning(
+            "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed.", name, mean, std
+        )
     order = None
     if run.labels:
         try:
             order = class_order(labels, run.labels, run.model.output_shape[-1])
         except ValueError as error:
             raise ValueError(f"Teacher {name!r} does not know the student's classes. {error}") from error
-    return Teacher(run.model, mean=run.processor.mean, std=run.processor.std, class_order=order, name=name)
+    logits = not gives_probabilities(run.model)
+    return Teacher(run.model, mean=mean, std=std, class_order=order, from_logits=logits, name=name)
 
 
 def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int) -> list[int]:
@@ -185,11 +217,14 @@ def read_config(path: str | Path) -> TrainConfig:
     """Read a config file.
 
     Raises:
-        jsonargparse.ArgumentError: For an unknown key or a value of the wrong type, which it names.
+        ValueError: For an unknown key or a value of the wrong type, which it names.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig, as_group=False)
-    return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
+    try:
+        return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
+    except (ArgumentError, TypeError) as error:  # the latter for a number where a group of settings belongs
+        raise ValueError(f"{path} is no config of deit-tf: {' '.join(str(error).split())}") from error
 
 
 def write_config(config: TrainConfig, path: Path) -> None:

@@ -199,6 +199,14 @@ def keras_hub_teacher(preset: str) -> Teacher:
     )
 
 
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether a classifier ends in a softmax, by its last layer or operation, that of a model within it included."""
+    last = model
+    while isinstance(last, keras.Model):
+        last = [None, *getattr(last, "operations", last.layers)][-1]
+    return type(last).__name__ == "Softmax" or getattr(last, "activation", None) is keras.activations.softmax
+
+
 def build_teacher(
     config: TeacherConfig,
     num_classes: int,

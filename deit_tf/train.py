@@ -26,7 +26,7 @@ from deit_tf.data import (
     train_dataset,
 )
 from deit_tf.distill import Distiller
-from deit_tf.labels import Cache, open_cache
+from deit_tf.labels import Cache, open_cache, student_size
 from deit_tf.loop import Loop
 from deit_tf.models import create_masked_model, create_model, heads
 from deit_tf.optim import build_optimizer, scaled_lr
@@ -39,6 +39,12 @@ from deit_tf.trainer import LabelTrainer, MaskedTrainer, Trainer
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+# Written first and deleted never: a folder without it is no run directory.
+MARKER = "facts.json"
+# What a run that starts anew replaces in its directory.
+OWN_FOLDERS = ("tensorboard", CHECKPOINTS)
+OWN_FILES = ("config.yaml", "labels.txt", "metrics.jsonl", "summary.json")
+OWN_MODELS = tuple(f"{Path(name).stem}{kind}.keras" for name in MODELS for kind in ("", "_best", "_ema"))
 # What a run may change when it goes on, as it has no part in what it computes.
 FREE = ("out", "data.num_parallel_calls", "data.verify", "distill.labels", "checkpoint.every_steps", "checkpoint.keep")
 
@@ -76,11 +82,12 @@ def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = F
     Args:
         config: The run.
         overwrite: Whether to replace what is in `config.out`, finished or not, and start anew.
-        accept_changes: Whether to go on with a stopped run although its config differs.
+        accept_changes: Whether to go on with a stopped run although its config differs, if it has as many steps
+            per epoch.
     Returns:
         The run directory.
     Raises:
-        FileExistsError: If `config.out` holds a finished run.
+        FileExistsError: If `config.out` holds a finished run, or files that are not of a run.
         FileNotFoundError, ValueError: If the config names what is not there, or its parts do not fit, or it
             differs from that of the stopped run; nothing is written then.
         FloatingPointError: If the loss is no longer finite; no model is saved then.
@@ -94,17 +101,28 @@ def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = F
 def train_teacher(config: TrainConfig, overwrite: bool = False, accept_changes: bool = False) -> Path:
     """Train the convnet of `config.teacher` on the student's data, into `config.out`.
 
-    Takes, returns and raises what `train` does.
+    Takes, returns and raises what `train` does. `epochs`, `optim` and `augment` are those of `config.teacher`.
     """
+    log.info("The teacher's are teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's.")
+    config = replace(config, teacher=replace(config.teacher, augment=config.teacher.augment.resolve()))
+    return _run(config, _teacher_task, overwrite, accept_changes, _teachers_recipe)
+
+
+def _teachers_recipe(config: TrainConfig) -> TrainConfig:
     teacher = config.teacher
-    config = replace(config, augment=teacher.augment, optim=teacher.optim, epochs=teacher.epochs)
-    return _run(config, _teacher_task, overwrite, accept_changes)
+    return replace(config, augment=teacher.augment, optim=teacher.optim, epochs=teacher.epochs)
 
 
 def _run(
-    config: TrainConfig, build: Callable[[TrainConfig, tuple[Source, Source]], Task], overwrite: bool, accept: bool
+    config: TrainConfig,
+    build: Callable[[TrainConfig, tuple[Source, Source]], Task],
+    overwrite: bool,
+    accept: bool,
+    recipe: Callable[[TrainConfig], TrainConfig] = lambda config: config,
 ) -> Path:
-    config = replace(config, augment=config.augment.resolve())
+    """Run what `recipe` makes of `config`; config.yaml gets `config` itself, for the student to take."""
+    given = replace(config, augment=config.augment.resolve())
+    config = recipe(given)
     _check(config)
     strategy = open_strategy(config.strategy)  # before anything is computed
     if config.deterministic:
@@ -117,13 +135,14 @@ def _run(
         "evaluation_images": sources[1].size,
         "labels": list(sources[0].class_names),
         "replicas": strategy.num_replicas_in_sync,
+        "steps_per_epoch": steps,
     }
-    _refuse_to_destroy(Path(config.out), config, facts, overwrite, accept)
+    _refuse_to_destroy(config, facts, overwrite, accept, recipe)
     with strategy.scope(), _reproducible(config):
         task = build(config, sources)
         _compile(task, config, sources[0], strategy)
         task.batches(0)  # an augmentation that makes no sense is refused before anything is written
-        _start(config, facts, strategy, overwrite)
+        _start(given, facts, strategy, overwrite)
         seconds = _train(task, config, strategy, steps)
         _finish(task, config, facts, strategy, seconds)
     return Path(config.out)
@@ -157,7 +176,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
-    labels, distill = sources[0].class_names, config.distill
+    labels, distill = _class_names(config, sources[0]), config.distill
     student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
     if distill.train_heads == "cls":
         student = keras.Model(student.input, heads(student).output["cls"], name=student.name)
@@ -178,6 +197,16 @@ def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     return Task(
         distiller, "student", distill.kind, *_batches(student, config, sources, cache), LEARNS[config.model.trainable]
     )
+
+
+def _class_names(config: TrainConfig, source: Source) -> tuple[str, ...]:
+    """The classes to tell apart; refuses less than two."""
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"`data.source` needs two classes at least to tell apart, each a folder of images where it is a folder. "
+            f"Found in {config.data.source}: {', '.join(source.class_names) or 'none'}"
+        )
+    return source.class_names
 
 
 def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
@@ -210,8 +239,8 @@ def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
 
 
 def _teacher_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
-    size = config.teacher.image_size or config.model.image_size or 224
-    classes = len(sources[0].class_names)
+    size = config.teacher.image_size or student_size(config)
+    classes = len(_class_names(config, sources[0]))
     network = build_teacher(config.teacher, classes, image_size=size, mean=config.data.mean, std=config.data.std)
     return Task(LabelTrainer(network), "teacher", "teacher", *_batches(network, config, sources))
 
@@ -272,16 +301,24 @@ def _compile(task: Task, config: TrainConfig, source: Source, strategy: tf.distr
     optimizer.build(task.trainer.learned)
 
 
-def _refuse_to_destroy(out: Path, config: TrainConfig, facts: dict, overwrite: bool, accept: bool) -> None:
-    """Refuse a folder with a finished run, or with one that was stopped and was another."""
+def _refuse_to_destroy(
+    config: TrainConfig, facts: dict, overwrite: bool, accept: bool, recipe: Callable[[TrainConfig], TrainConfig]
+) -> None:
+    """Refuse a folder that is no run's, or one with a finished run, or with one that was stopped and was another."""
+    out = Path(config.out)
+    _refuse_foreign(out)
     checkpoints = list((out / CHECKPOINTS).glob("*.safetensors"))
     if overwrite:
         return
     if (out / "summary.json").exists() or (not checkpoints and any((out / name).exists() for name in MODELS)):
         raise FileExistsError(f"{out} holds a finished run. Choose another --out, or pass --overwrite.")
-    if not checkpoints or accept:
+    if not checkpoints:
         return
-    then = _flat(asdict(read_config(out / "config.yaml"))) | json.loads((out / "facts.json").read_text())
+    then = json.loads((out / MARKER).read_text())
+    _refuse_other_steps(out, then, facts)
+    if accept:
+        return
+    then |= _flat(asdict(recipe(read_config(out / "config.yaml"))))
     now = _flat(asdict(config)) | facts
     differing = [key for key in now if key not in FREE and _plain(now[key]) != _plain(then.get(key))]
     if differing:
@@ -292,20 +329,41 @@ def _refuse_to_destroy(out: Path, config: TrainConfig, facts: dict, overwrite: b
         )
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that no run made but which holds what a run would replace, or another model."""
+    if (out / MARKER).exists() or not out.is_dir():
+        return
+    found = [name for name in (*OWN_FOLDERS, *OWN_FILES) if (out / name).exists()]
+    if found := found + sorted(path.name for path in out.glob("*.keras")):
+        raise FileExistsError(f"{out} is no run directory, and holds {', '.join(found[:8])}. Choose another --out.")
+
+
+def _refuse_other_steps(out: Path, then: dict, now: dict) -> None:
+    """Refuse to go on with another number of steps per epoch, by which checkpoints and learning rate are counted."""
+    steps = now["steps_per_epoch"]
+    before = then.get("steps_per_epoch", steps)
+    if before != steps:
+        raise ValueError(
+            f"{out} holds a stopped run of {before} steps per epoch, which `data.batch_size` and the images decide; "
+            "its checkpoints are counted in them. Go on with the settings and images it had, or pass --overwrite to "
+            f"start over. Received: {steps} steps per epoch"
+        )
+
+
 def _start(config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, overwrite: bool) -> None:
     """Make the run directory, without what an earlier run left of itself; what goes on stays."""
     out = Path(config.out)
     if is_chief(strategy):
-        if overwrite or not list((out / CHECKPOINTS).glob("*.safetensors")):
-            for folder in ("tensorboard", CHECKPOINTS):
-                shutil.rmtree(out / folder, ignore_errors=True)
-            for file in (*out.glob("*.keras"), out / "metrics.jsonl", out / "summary.json"):
-                file.unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        for torn in out.rglob(".*.partial.*"):
+        if overwrite or not list((out / CHECKPOINTS).glob("*.safetensors")):
+            for folder in OWN_FOLDERS:
+                shutil.rmtree(out / folder, ignore_errors=True)
+            for name in (*OWN_MODELS, "metrics.jsonl", "summary.json"):
+                (out / name).unlink(missing_ok=True)
+        for torn in (*out.glob(".*.partial.*"), *(out / CHECKPOINTS).glob(".*.partial.*")):
             torn.unlink()
+        write_json(facts, out / MARKER)  # first, so that a folder with anything else of a run has it
         write_config(config, out / "config.yaml")
-        write_json(facts, out / "facts.json")
         with replacing(out / "labels.txt") as temporary:
             temporary.write_text("".join(f"{label}\n" for label in facts["labels"]))
     meet(strategy)  # the others go on when that is done

@@ -173,7 +173,8 @@ def write_weights(
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
     state = to_reference(model, layout)
-    if not any(key.endswith(("head.weight", "head.fc.weight", "classifier.weight")) for key in state):
+    deit = _first_block(model) and any(key.endswith(("head.weight", "classifier.weight")) for key in state)
+    if not deit and "head.fc.weight" not in state:  # that of a RegNetY
         raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}")

@@ -24,22 +24,28 @@ def main() -> None:
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--out", default="served", help="folder of the server's models")
+    parser.add_argument("--version", type=int, default=1, help="of the export, a new one each time")
     given = parser.parse_args()
 
     run = load_run(given.run)
-    version = deit_tf.export_saved_model(
-        run.model, given.out, processor=run.processor, labels=run.labels, name=run.name, images=run.samples
-    )
-    print(f"Exported and compared with Keras: {version}")
+    described = dict(processor=run.processor, labels=run.labels, name=run.name, images=run.samples)
+    try:
+        folder = deit_tf.export_saved_model(run.model, given.out, version=given.version, **described)
+    except FileExistsError as error:
+        sys.exit(f"Not exported: {error}")
+    print(f"Exported and compared with Keras: {folder}")
 
     command = [sys.executable, EXPORT / "serve.py", given.out, "--grpc_port", "0", "--rest_port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = next(found[1] for line in server.stdout if (found := re.match(r"gRPC on ([\w.]+:\d+)", line)))
             ask = [sys.executable, EXPORT / "client.py", *given.pictures, "--model", run.name, "--server", address]
-            print(subprocess.run(ask, capture_output=True, text=True, check=True).stdout)
+            client = subprocess.run(ask, stdout=subprocess.PIPE, text=True)  # what it complains of goes to stderr
+            print(client.stdout)
         finally:
             server.terminate()
+    if client.returncode:
+        sys.exit(client.returncode)
 
 
 if __name__ == "__main__":

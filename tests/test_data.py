@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -76,6 +77,37 @@ def test_folder_with_train_and_val(folder, tmp_path):
         open_sources(DataConfig(str(root)))
 
 
+@pytest.mark.parametrize("beside", [None, "Val"])
+def test_train_without_val_is_held_out_from(folder, tmp_path, caplog, beside):
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "split"
+    (root / "train").mkdir(parents=True)
+    for name in ("cat", "dog"):
+        (folder / name).rename(root / "train" / name)
+    if beside:
+        write(root / beside / "cat" / "x.png")
+    config = DataConfig(str(root), holdout=0.25)
+    train, held_out = open_sources(config)
+    assert train.class_names == held_out.class_names == ("cat", "dog")
+    assert labels_of(held_out) == {0: 2, 1: 3} and labels_of(train) == {0: 5, 1: 9}
+    assert open_whole(config).size == held_out.size
+    left_out = f", and left out {beside}" if beside else ""
+    assert f"has none of val, validation, valid, test: a share of train is held out{left_out}." in caplog.text
+
+
+def test_a_class_may_be_called_train(folder):
+    (folder / "dog").rename(folder / "train")
+    train, held_out = open_sources(DataConfig(str(folder)))
+    assert train.class_names == ("cat", "owl", "train") and train.size + held_out.size == 20
+    assert open_whole(DataConfig(str(folder))).size == 20
+
+
+@pytest.mark.parametrize("calls", [0, -2])
+def test_calls_that_are_no_number_of_images_are_refused(calls):
+    with pytest.raises(ValueError, match=f"`data.num_parallel_calls` is from 1, or -1 .* Received: {calls}"):
+        open_sources(DataConfig("digits", num_parallel_calls=calls))
+
+
 def test_open_whole_takes_every_image(folder):
     assert open_whole(DataConfig(str(folder))).size == 20
 
@@ -132,8 +164,36 @@ def test_tensorflow_datasets(tmp_path):
     assert (train.size, held_out.size, train.class_names) == (6, 4, ("a", "b"))
     orders = [[int(i["index"]) for i in train.read(tf.constant([0, seed], tf.int64))] for seed in (1, 1, 2, 3)]
     assert orders[0] == orders[1] and sorted(orders[0]) == list(range(6)) and len(set(map(tuple, orders))) > 1
-    with pytest.raises(ValueError, match="`data.train_split` .* is one of .*Received: 'tran'"):
-        open_sources(replace(config, train_split="tran"))
+    both, _ = open_sources(replace(config, train_split="train+test[:50%]"))
+    items = list(both.read(None).as_numpy_iterator())
+    assert both.size == len(items) == 8 and [item["index"] for item in items] == list(range(8))
+    for split in ("tran", "train+tset", "train+"):
+        told = f"is one of train, test, or several joined by +. Received: {split!r}"
+        with pytest.raises(ValueError, match=re.escape(told)):
+            open_sources(replace(config, train_split=split))
+
+
+def test_tensorflow_datasets_to_download_by_hand(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class ByHand(tfds.core.GeneratorBasedBuilder):
+        """Files behind a registration, as those of imagenet2012 are."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Register at example.org and put pictures.tar there."
+
+        def _info(self):
+            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a", "b"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(dl_manager.manual_dir / "pictures.tar")}
+
+        def _generate_examples(self, path):
+            yield 0, {"image": str(path), "label": 0}
+
+    with pytest.raises(FileNotFoundError, match="(?s)tfds:by_hand cannot be prepared.*put pictures.tar there"):
+        open_sources(DataConfig("tfds:by_hand", data_dir=str(tmp_path)))
 
 
 def test_permutations_are_exact_and_seeded():

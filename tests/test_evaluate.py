@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from sklearn.datasets import load_digits
 import deit_tf
 from deit_tf.cli import main
 from deit_tf.evaluate import evaluate
-from deit_tf.predict import open_model
+from deit_tf.predict import open_model, run_above
 from deit_tf.runs import class_order, load_run
 from deit_tf.serving import export_saved_model
 from deit_tf.tflite import export_tflite
@@ -286,3 +287,68 @@ def test_refusals(made, capsys, arguments, message):
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     shutil.rmtree(made / "new", ignore_errors=True)
+
+
+FOREIGN = "defaults:\n  - db: mysql\nhydra: {run: {dir: out}}\n"
+
+
+def test_the_config_of_another_tool_makes_no_run(tmp_path, capsys, caplog):
+    """In the root of a project, beside a model and above an export."""
+    (tmp_path / "config.yaml").write_text(FOREIGN)
+    model = deit_tf.create_model("deit_test", num_classes=5)
+    export_saved_model(model, tmp_path / "served", processor=deit_tf.ImageProcessor(32), name="s", batch_sizes=(1,))
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    assert run_above(tmp_path / "served" / "s" / "1") is None and not caplog.text
+    model.save(tmp_path / "student.keras")
+    for form in ("served/s/1", "student.keras"):
+        caplog.clear()
+        main(["predict", str(tmp_path / form), str(tmp_path / "x.png"), "--json"])
+        assert len(json.loads(capsys.readouterr().out)[0]["classes"]) == 5
+        assert "its config.yaml is passed over" in caplog.text and "preprocessing is assumed" in caplog.text
+    assert load_run(tmp_path / "student.keras").config is None
+
+
+def test_a_model_beside_a_config_of_ours_is_a_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {crop_ratio: 1.0}\n")
+    assert run_above(tmp_path) is None
+    deit_tf.create_model("deit_test", num_classes=3).save(tmp_path / "student.keras")
+    assert load_run(tmp_path).processor.crop_ratio == 1.0 and run_above(tmp_path) == tmp_path.resolve()
+
+
+@pytest.mark.parametrize("content", [FOREIGN, "optim: 3\n"])
+def test_a_run_with_a_damaged_config_is_refused(tmp_path, capsys, content):
+    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "facts.json").write_text("{}")
+    deit_tf.create_model("deit_test", num_classes=3).save(tmp_path / "student.keras")
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path), "x.png"])
+    assert "config.yaml is no config of deit-tf" in capsys.readouterr().err
+
+
+def test_a_model_of_free_size_is_fed_the_originals_size(tmp_path, caplog):
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.GlobalAveragePooling2D()(image)).save(tmp_path / "model.keras")
+    assert open_model(str(tmp_path / "model.keras")).processor.size == (224, 224)
+    assert "short side 256, bicubic, center crop 224 x 224" in caplog.text
+
+
+@pytest.mark.parametrize("resize_to", [40, (36, 48)])
+def test_a_tflite_file_outside_of_a_run_is_described_by_its_json_file(tmp_path, capsys, caplog, resize_to):
+    keras.utils.set_random_seed(0)
+    model, file = deit_tf.create_model("deit_test", num_classes=3), tmp_path / "student.tflite"
+    processor = deit_tf.ImageProcessor(
+        32, mean=(0.1, 0.2, 0.3), std=(0.1, 0.1, 0.1), resize_to=resize_to, interpolation="bilinear"
+    )
+    export_tflite(model, file, processor=processor, labels=["ant", "bee", "cat"])
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    main(["predict", str(file), str(tmp_path / "x.png"), "--top", "3", "--json"])
+    found = json.loads(capsys.readouterr().out)[0]["classes"]
+    expected = np.asarray(keras.ops.softmax(model(processor.batch([pixels]))))[0]
+    for one in found:
+        assert one["label"] == ("ant", "bee", "cat")[one["class"]]
+        assert one["probability"] == pytest.approx(expected[one["class"]], abs=1e-4)  # of the exports' verification
+    assert "assumed" not in caplog.text
+    (tmp_path / "student.json").write_text('{"of": "another tool"}')
+    assert open_model(str(file)).labels is None
+    assert "is passed over" in caplog.text and "preprocessing is assumed" in caplog.text

@@ -72,15 +72,22 @@ def test_train_your_teacher(folder, tmp_path):
     deit_tf.Teacher(network).check(deit_tf.create_model("deit_test", num_classes=3))
 
 
-def test_export_and_ask_server(folder, model, tmp_path, capsys):
+def test_export_and_ask_server(folder, model, tmp_path, capfd):
     pictures = [folder / "red" / "0.png", folder / "blue" / "1.png"]
     run("export_and_ask_server.py", model, *pictures, "--out", tmp_path / "served")
     assert (tmp_path / "served" / "model" / "1" / "saved_model.pb").is_file()
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     images = np.stack([deit_tf.ImageProcessor(32)(picture.read_bytes()) for picture in pictures])
     probabilities = np.asarray(keras.ops.softmax(keras.saving.load_model(model)(images)))
     for picture, row in zip(pictures, probabilities, strict=True):
         assert re.search(rf"{re.escape(str(picture))}\n +{row.max():.1%}  {row.argmax()}\n", out), out
+    with pytest.raises(SystemExit, match="Not exported: .* Take the next `version`"):
+        run("export_and_ask_server.py", model, *pictures, "--out", tmp_path / "served")
+    (tmp_path / "note.png").write_text("no picture")
+    with pytest.raises(SystemExit, match="1"):
+        run("export_and_ask_server.py", model, tmp_path / "note.png", "--out", tmp_path / "served", "--version", 2)
+    assert (tmp_path / "served" / "model" / "2" / "saved_model.pb").is_file()
+    assert "note.png is no picture that can be decoded" in capfd.readouterr().err
 
 
 def test_retrieval(folder, model, capsys):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 import deit_tf
 from deit_tf.cli import main
-from deit_tf.config import DataConfig, DistillConfig, MaskConfig, StudentConfig, TrainConfig
+from deit_tf.config import DataConfig, DistillConfig, MaskConfig, StudentConfig, TeacherConfig, TrainConfig
 from deit_tf.figures import line_chart, ticks, tint
 from deit_tf.findings import Decisions, Findings
 from deit_tf.models.resnet import create_resnet
@@ -121,6 +122,18 @@ def test_sections_of_a_teacher_and_of_a_masked_run(runs):
     assert len(Tags(masked.read_text()).named("img")) == 3 * 9  # nine held-out images, each in three states
 
 
+def test_a_teacher_tells_its_own_weights_and_its_moving_average(runs, tmp_path):
+    folder = shutil.copytree(runs / "teacher", tmp_path / "teacher")
+    config = load_run(folder).config
+    model, teacher = replace(config.model, weights="students"), TeacherConfig(weights="teachers")
+    write_config(replace(config, model=model, teacher=teacher), folder / "config.yaml")
+    shutil.copy(folder / "teacher.keras", folder / "teacher_ema.keras")
+    words = [word.strip() for word in Tags(write_report(folder).read_text()).words if word.strip()]
+    assert words[words.index("Trunk from") + 1] == "teachers"
+    decisions = Findings(folder).decisions
+    np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
+
+
 def test_names_are_escaped(page):
     tags = Tags(page.read_text())
     assert all(image["src"].startswith("data:image/png;base64,") for image in tags.named("img"))
@@ -166,12 +179,15 @@ def test_mistakes_and_disagreements_come_in_order():
     assert decisions.agreement() == {"model": 0.5, "cls": 0.5, "dist": 0.75}
 
 
-def test_a_run_without_its_data_or_teacher_says_so(runs, tmp_path):
+def test_a_run_without_its_data_or_teacher_says_so(runs, tmp_path, monkeypatch):
     shutil.copytree(runs / "student", tmp_path / "moved")
     config = load_run(runs / "student").config
     file = tmp_path / "moved" / "config.yaml"
     write_config(replace(config, distill=replace(config.distill, teacher="nowhere")), file)
     assert "opinions are missing" in write_report(tmp_path / "moved").read_text()
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    write_config(replace(config, distill=replace(config.distill, teacher="keras-hub:resnet")), file)
+    assert "pip install keras-hub" in write_report(tmp_path / "moved").read_text()
     write_config(replace(config, data=replace(config.data, source="nowhere")), file)
     page = write_report(tmp_path / "moved")
     assert "not at hand" in page.read_text() and headings(page) == ["Curves", "Config"]

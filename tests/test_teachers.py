@@ -6,7 +6,8 @@ import pytest
 
 import deit_tf
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_tf.teachers import application, application_teacher
+from deit_tf.runs import load_teacher
+from deit_tf.teachers import application, application_teacher, gives_probabilities
 
 
 def frozen(function, size=(32, 32), classes=10, name="net"):
@@ -117,3 +118,38 @@ def test_application_teacher_is_frozen_and_gives_logits():
     teacher = application_teacher("MobileNetV3Small", weights=None, classes=10)
     assert teacher.model.trainable_variables == []
     assert np.array(teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)).min() < 0
+
+
+def classifier(ending, nested):
+    """A network of free size whose bias alone tells its answer: probabilities, or logits for `linear`."""
+    dense = keras.layers.Dense(3, activation="softmax" if ending == "dense" else None, kernel_initializer="zeros")
+    last = {
+        "activation": [keras.layers.Activation("softmax")],
+        "layer": [keras.layers.Softmax()],
+        "operation": [keras.ops.softmax],
+    }.get(ending, [])
+    image = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    for step in (dense, *last):
+        x = step(x)
+    dense.bias.assign(np.log([0.2, 0.3, 0.5]))
+    model = keras.Model(image, x)
+    return keras.Sequential([keras.Input((None, None, 3)), model]) if nested else model
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("ending", ["linear", "dense", "activation", "layer", "operation"])
+def test_a_file_that_ends_in_a_softmax_gives_probabilities(tmp_path, caplog, ending, nested):
+    classifier(ending, nested).save(tmp_path / "mine.keras")
+    teacher = load_teacher(str(tmp_path / "mine.keras"), ("a", "b", "c"))
+    assert teacher.from_logits == (ending == "linear")
+    logits = teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
+    np.testing.assert_allclose(logits, np.tile(np.log([[0.2, 0.3, 0.5]]), (4, 1)), rtol=1e-5)  # exp and log in float32
+    assert teacher.image_size is None  # it takes the student's
+    assert f"mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed" in caplog.text
+
+
+def test_an_own_network_gives_logits():
+    network = deit_tf.create_model("deit_test", num_classes=3)
+    assert not gives_probabilities(network)
+    assert gives_probabilities(keras.Sequential([network, keras.layers.Softmax()]))

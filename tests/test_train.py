@@ -9,9 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 from safetensors.numpy import load_file
 
+from deit_tf import train
 from deit_tf.cli import main
+from deit_tf.config import DataConfig, DistillConfig, StudentConfig, TeacherConfig, TrainConfig
+from deit_tf.data import open_sources
 from deit_tf.models import heads
 from deit_tf.runs import load_run, read_config
 
@@ -23,7 +28,7 @@ TEACHER = ["--teacher.epochs", "1", "--teacher.optim.warmup_epochs", "0.5"]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    main(["train-teacher", *QUICK, *TEACHER, "--out", str(folder / "teacher")])
+    main(["train-teacher", *QUICK, *TEACHER, "--epochs", "7", "--out", str(folder / "teacher")])
     student = [*QUICK, "--distill.teacher", str(folder / "teacher")]
     main(["train", *student, "--out", str(folder / "distilled")])
     main(["train", *student, "--out", str(folder / "again")])
@@ -101,7 +106,6 @@ def test_every_form_of_a_model_evaluates_alike(runs, capsys):
 
 
 def test_evaluate_on_another_folder(runs, tmp_path, capsys):
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     scans = load_digits()
@@ -168,6 +172,71 @@ def test_refusals(runs, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+FACTS = {"steps_per_epoch": 11, "labels": ["a", "b"]}
+
+
+def same(config):
+    return config
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["checkpoints/a.pth", "checkpoints/a.safetensors", "tensorboard/events", "pets.keras", "student.keras",
+             "config.yaml", "labels.txt", "metrics.jsonl", "summary.json"],
+)  # fmt: skip
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, name, overwrite):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(FileExistsError, match=f"is no run directory, and holds {name.split('/')[0]}. Choose another"):
+        train._refuse_to_destroy(TrainConfig(out=str(tmp_path)), FACTS, overwrite, False, same)
+    assert file.read_text() == "mine"
+
+
+def test_starting_anew_removes_what_a_run_made_alone(tmp_path):
+    torn = "checkpoints/.step-1.partial.safetensors"
+    made = ["student.keras", "teacher_best.keras", "masked_ema.keras", "metrics.jsonl", "summary.json",
+            "checkpoints/step-1.safetensors", torn, ".student.partial.keras", "tensorboard/train/events"]  # fmt: skip
+    others = ["teacher_large.keras", "notes.txt", "labels/manifest.json", f"another_run/{torn}"]
+    for name in (*made, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    train._start(TrainConfig(out=str(tmp_path)), FACTS, tf.distribute.get_strategy(), True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*others, "config.yaml", "facts.json", "labels.txt"}
+
+
+@pytest.mark.parametrize("name", ["write_json", "write_config", "replacing"])
+def test_a_start_that_was_interrupted_starts_again(tmp_path, monkeypatch, name):
+    config = TrainConfig(out=str(tmp_path / "out"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, name, interrupt)
+        train._start(config, FACTS, tf.distribute.get_strategy(), False)
+    train._refuse_to_destroy(config, FACTS, False, False, same)
+    train._start(config, FACTS, tf.distribute.get_strategy(), False)
+    assert (tmp_path / "out" / "labels.txt").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize("run", [train.train, train.train_teacher])
+def test_a_single_class_is_refused(tmp_path, run):
+    for i in range(3):
+        (tmp_path / "data" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / "data" / "cat" / f"{i}.png")
+    config = TrainConfig(
+        model=StudentConfig("deit_test"),
+        data=DataConfig(str(tmp_path / "data"), batch_size=2),
+        distill=DistillConfig("none"),
+        out=str(tmp_path / "out"),
+    )
+    with pytest.raises(ValueError, match="needs two classes at least .* Found in .*data: cat"):
+        run(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_settings_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--optim.wd", "1"])
@@ -219,6 +288,17 @@ def test_a_stopped_run_of_another_config_is_refused(runs, stopped, capsys):
     assert read_config(stopped / "config.yaml").optim.lr == 0.016 and (stopped / "student.keras").exists()
 
 
+def test_other_steps_per_epoch_are_refused_whatever_is_accepted(runs, stopped, capsys):
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        main(["train", *QUICK, "--distill.kind", "none", "--data.batch_size", "64", "--accept-changes",
+              "--out", str(stopped)])  # fmt: skip
+    message = capsys.readouterr().err
+    assert "of 11 steps per epoch, which `data.batch_size` and the images decide" in message
+    assert "Received: 22 steps per epoch" in message
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
 def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     out = tmp_path / "fine"
     main(
@@ -267,6 +347,45 @@ def test_rates_that_rise_are_warned_of(tmp_path, caplog):
     main(["train", *QUICK, "--distill.kind", "none", "--optim.min_lr", "0.1", "--out", str(tmp_path / "out")])
     assert "`optim.min_lr` 0.1 exceeds that peak" in caplog.text
     assert "Effective batch 128 = 1 replicas x 1 micro-batches x 128 images" in caplog.text
+
+
+def test_a_teachers_config_is_the_students_to_take(runs):
+    config = read_config(runs / "teacher" / "config.yaml")
+    assert (config.epochs, config.teacher.epochs, summary(runs / "teacher")["epochs"]) == (7, 1, 1)
+    assert len((runs / "teacher" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert config.teacher.augment == config.teacher.augment.resolve()
+
+
+def test_a_teacher_goes_on_if_its_own_recipe_is_the_same(runs, tmp_path):
+    folder = shutil.copytree(runs / "teacher", tmp_path / "stopped")
+    for name in ("summary.json", "teacher.keras"):
+        (folder / name).unlink()
+    facts = json.loads((folder / "facts.json").read_text())
+    given = replace(read_config(folder / "config.yaml"), out=str(folder))
+
+    def check(config):
+        train._refuse_to_destroy(train._teachers_recipe(config), facts, False, False, train._teachers_recipe)
+
+    check(replace(given, epochs=9, optim=replace(given.optim, lr=1.0), augment=replace(given.augment, hflip=0.5)))
+    teacher = replace(given.teacher, optim=replace(given.teacher.optim, lr=1.0))
+    with pytest.raises(ValueError, match="teacher.optim.lr: 0.032 then, 1.0 now"):
+        check(replace(given, teacher=teacher))
+
+
+def test_train_teacher_tells_whose_recipe_it_takes(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(train, "_run", lambda config, *_: config)
+    train.train_teacher(TrainConfig())
+    assert "teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's" in caplog.text
+
+
+@pytest.mark.parametrize("image_size, expected", [(None, 32), (24, 24)])
+def test_a_teachers_images_have_the_students_size(image_size, expected):
+    config = TrainConfig(
+        model=StudentConfig("deit_test", image_size=image_size), teacher=TeacherConfig("resnet20"), data=DataConfig()
+    )
+    network = train._teacher_task(config, open_sources(config.data)).trainer.network
+    assert network.input_shape == (None, expected, expected, 3)
 
 
 def test_a_teacher_of_keras_applications_trains(tmp_path):

@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 
 import deit_tf
 from deit_tf.checkpoint import describe, resize_pos_embed, to_reference
+from deit_tf.models import restore_model
+from deit_tf.models.resnet import create_resnet
 from deit_tf.weights import read_weights, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -186,6 +188,35 @@ def test_only_classifiers_are_written(tmp_path):
     masked = deit_tf.create_masked_model("deit_test")
     with pytest.raises(ValueError, match="must be a classifier"):
         write_weights(masked, tmp_path / "out", layout="huggingface", preprocessing={})
+    with pytest.raises(ValueError, match="must be a classifier, a DeiT or RegNetY. Received: resnet8"):
+        write_weights(create_resnet("resnet8"), tmp_path / "out", preprocessing={})  # its head is named as a DeiT's
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["timm", "huggingface", "student.keras"])
+def test_another_number_of_attention_heads_is_refused(tmp_path, form):
+    model, out = deit_tf.create_model("deit_test", num_classes=4, num_heads=6), tmp_path / form
+    if form == "student.keras":
+        model.save(out)
+    else:
+        write_weights(model, out, layout=form, preprocessing=TIMM_PREPROCESSING)
+    with pytest.raises(ValueError, match="`num_heads` must be 6, .* Received: num_heads=3 for 'deit_test'"):
+        deit_tf.create_model("deit_test", weights=out)
+    assert_same_weights(model, deit_tf.create_model("deit_test", num_heads=6, weights=out))
+
+
+def test_attention_heads_are_guessed_of_published_shapes_alone(tmp_path):
+    file = tmp_path / "model.safetensors"
+    tiny = deit_tf.create_model("deit_tiny_patch16_224", num_classes=4, image_size=32)
+    save_file(to_reference(tiny), file)
+    restored, _ = restore_model(file)
+    assert restored.get_layer("blocks.0").num_heads == 3 and restored.input_shape == (None, 32, 32, 3)
+    shallow = deit_tf.create_model("deit_tiny_patch16_224", num_classes=4, image_size=32, depth=1)
+    save_file(to_reference(shallow), file)
+    with pytest.raises(ValueError, match="number of attention heads is unknown. Pass the name of the model"):
+        restore_model(file)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 6}')
+    assert restore_model(file)[0].get_layer("blocks.0").num_heads == 6
 
 
 def truncated(path):

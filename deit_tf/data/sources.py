@@ -48,9 +48,14 @@ def open_sources(config: DataConfig) -> tuple[Source, Source]:
     """Open the images to train on and those to evaluate on.
 
     Raises:
-        FileNotFoundError: If the source is neither a folder nor a known name.
-        ValueError: If a folder or a class in it holds no image, or the two splits differ in classes.
+        FileNotFoundError: If the source is neither a folder nor a known name, or is to be downloaded by hand.
+        ValueError: If a folder or a class in it holds no image, the two splits differ in classes, or
+            `num_parallel_calls` is no number of images.
     """
+    if config.num_parallel_calls != -1 and config.num_parallel_calls < 1:
+        raise ValueError(
+            f"`data.num_parallel_calls` is from 1, or -1 to let tf.data choose. Received: {config.num_parallel_calls}"
+        )
     if config.source == "digits":
         return digits()
     if config.source.startswith("tfds:"):
@@ -65,9 +70,9 @@ def open_sources(config: DataConfig) -> tuple[Source, Source]:
 
 
 def open_whole(config: DataConfig) -> Source:
-    """Open images to evaluate on: all of a folder without `train/` and `val/`, else what is not trained on."""
+    """Open images to evaluate on: all of a folder of class folders, else what is not trained on."""
     folder = Path(config.source).expanduser()
-    if not folder.is_dir() or (folder / "train").is_dir():
+    if not folder.is_dir() or _train_and_evaluation(folder)[0] != folder:
         return open_sources(config)[1]
     files = _scan(folder, config.verify)
     return _files(str(folder), tuple(sorted(files)), files)
@@ -91,7 +96,7 @@ def digits() -> tuple[Source, Source]:
 
 
 def image_folder(folder: Path, holdout: float, verify: bool) -> tuple[Source, Source]:
-    """Open a folder of class folders, or one with `train/` and `val/` of such folders.
+    """Open a folder of class folders, or one with `train/` and, if it has it, `val/` of such folders.
 
     Args:
         folder: The folder.
@@ -102,21 +107,39 @@ def image_folder(folder: Path, holdout: float, verify: bool) -> tuple[Source, So
         ValueError: If there is no image, a class without images, or a class to evaluate on that is
             not trained on.
     """
-    evaluation = next((folder / name for name in EVAL_FOLDERS if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and evaluation:
-        train, held_out = _scan(folder / "train", verify), _scan(evaluation, verify)
+    training, evaluation = _train_and_evaluation(folder)
+    train = _scan(training, verify)
+    if evaluation:
+        held_out = _scan(evaluation, verify)
     else:
-        train, held_out = _hold_out(_scan(folder, verify), holdout)
+        train, held_out = _hold_out(train, holdout)
+        if training != folder:
+            others = [entry.name for entry in _class_folders(folder) if entry != training]
+            log.info(
+                "%s has none of %s: a share of train is held out%s.",
+                folder, ", ".join(EVAL_FOLDERS), f", and left out {', '.join(others[:NAMED])}" * bool(others),
+            )  # fmt: skip
     names = tuple(sorted(train))
     if unknown := sorted(set(held_out) - set(names)):
-        raise ValueError(f"{evaluation} has classes that {folder / 'train'} has not: {', '.join(unknown[:NAMED])}")
+        raise ValueError(f"{evaluation} has classes that {training} has not: {', '.join(unknown[:NAMED])}")
     return _files(f"{folder}/train", names, train), _files(f"{folder}/eval", names, held_out)
+
+
+def _train_and_evaluation(folder: Path) -> tuple[Path, Path | None]:
+    """Where the class folders lie, and where those to evaluate on, if they lie apart."""
+    training = folder / "train"
+    evaluation = next((folder / name for name in EVAL_FOLDERS if (folder / name).is_dir()), None)
+    # Without `val/`, a `train/` of pictures alone is a class of that name.
+    if training.is_dir() and (evaluation or _class_folders(training)):
+        return training, evaluation
+    return folder, None
 
 
 def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
     """Open a TensorFlow Datasets builder, prepared or to be downloaded, whose examples have `image` and `label`.
 
     Raises:
+        FileNotFoundError: If its files are to be downloaded by hand, and are not there.
         ValueError: If it has no such examples, or not the splits asked for.
     """
     import tensorflow_datasets as tfds  # slow to import, and needed for this source alone
@@ -124,12 +147,18 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
     builder = tfds.builder(config.source.removeprefix("tfds:"), data_dir=config.data_dir)
     if not {"image", "label"} <= set(builder.info.features or {}):
         raise ValueError(f"{config.source} has no `image` and `label`; it has {', '.join(builder.info.features or {})}")
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:  # a manual download that is not there, which tells where to put it
+        raise FileNotFoundError(f"{config.source} cannot be prepared. {error}") from error
     splits = builder.info.splits
     evaluation = config.eval_split or next((s for s in ("validation", "test") if s in splits), None)
     for field, split in (("train_split", config.train_split), ("eval_split", evaluation)):
-        if split is None or split.split("[")[0] not in splits:
-            raise ValueError(f"`data.{field}` of {config.source} is one of {', '.join(splits)}. Received: {split!r}")
+        if split is None or any(part.split("[")[0] not in splits for part in split.split("+")):
+            raise ValueError(
+                f"`data.{field}` of {config.source} is one of {', '.join(splits)}, or several joined by +. "
+                f"Received: {split!r}"
+            )
     names = tuple(builder.info.features["label"].names)
     decoders = {"image": tfds.decode.SkipDecoding()}
 
@@ -148,8 +177,7 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
 
 def _scan(folder: Path, verify: bool) -> dict[str, list[Path]]:
     """Image files by class folder; what is no image is left out and reported."""
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = {entry.name: sorted(path for path in entry.rglob("*") if path.is_file()) for entry in classes}
+    files = {c.name: sorted(path for path in c.rglob("*") if path.is_file()) for c in _class_folders(folder)}
     other = {path for paths in files.values() for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES}
     _report(sorted(other), folder, f"have none of the endings {' '.join(IMAGE_SUFFIXES)}")
     images = {name: [path for path in paths if path not in other] for name, paths in files.items()}
@@ -164,6 +192,10 @@ def _scan(folder: Path, verify: bool) -> dict[str, list[Path]]:
             f"No images in class folder {folder / empty[0]}. Add some ({' '.join(IMAGE_SUFFIXES)}) or remove it."
         )
     return images
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _corrupt(paths: Sequence[Path]) -> list[Path]:

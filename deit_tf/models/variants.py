@@ -11,7 +11,7 @@ from deit_tf.checkpoint import describe
 from deit_tf.config import ModelConfig, Size
 from deit_tf.models.deit import build_deit
 from deit_tf.models.regnet import REGNETY, create_regnety
-from deit_tf.weights import HEAD_WIDTH, Facts, load_weights, read_weights
+from deit_tf.weights import CONFIG, HEAD_WIDTH, Facts, load_weights, read_weights
 
 TINY = dict(embed_dim=192, num_heads=3)
 SMALL = dict(embed_dim=384, num_heads=6)
@@ -34,6 +34,18 @@ VARIANTS: dict[str, ModelConfig] = {
 def list_models() -> list[str]:
     """Names that `create_model` takes."""
     return list(VARIANTS)
+
+
+def find_variant(name: str) -> ModelConfig:
+    """The numbers of a model by its name.
+
+    Raises:
+        ValueError: For an unknown name, with the nearest ones.
+    """
+    if name not in VARIANTS:
+        nearest = difflib.get_close_matches(name, VARIANTS, n=3) or list(VARIANTS)
+        raise ValueError(f"Unknown model name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
+    return VARIANTS[name]
 
 
 def create_model(
@@ -64,21 +76,24 @@ def create_model(
         A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name (with the nearest ones), an unknown field, or numbers that
-            make no model; for weights that are damaged or do not fit.
+            make no model; for weights that are damaged or do not fit, in their number of attention heads too.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.
     """
-    if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, VARIANTS, n=3) or list(VARIANTS)
-        raise ValueError(f"Unknown model name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
+    variant = find_variant(name)
     known = [field.name for field in fields(ModelConfig)]
     if unknown := sorted(set(overrides) - set(known)):
         raise ValueError(f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}")
     size = {} if image_size is None else {"image_size": image_size}
     classes = {} if num_classes is None else {"num_classes": num_classes}
-    config = replace(VARIANTS[name], drop_path_rate=drop_path_rate, **classes, **size, **overrides)
+    config = replace(variant, drop_path_rate=drop_path_rate, **classes, **size, **overrides)
     if weights is None:
         return build_deit(config, name=name)
     state, facts = read_weights(weights)
+    if facts.num_heads not in (None, config.num_heads):
+        raise ValueError(  # the shapes may fit all the same, and attention would be scrambled in silence
+            f"`num_heads` must be {facts.num_heads}, that of the weights in {weights}; pass it, or the name of their "
+            f"model. Received: num_heads={config.num_heads} for {name!r}"
+        )
     if num_classes is None:
         config = replace(config, num_classes=describe(state).get("num_classes", config.num_classes))
     if "layer_norm_eps" not in overrides:
@@ -106,11 +121,12 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
         return create_regnety(name or facts.architecture, image_size=facts.image_size or 224, weights=source), facts
     if name:
         return create_model(name, image_size=facts.image_size, weights=source), facts
-    heads = facts.num_heads or described.get("embed_dim", 0) // HEAD_WIDTH
+    heads = facts.num_heads or _published_heads(described)
     if "num_classes" not in described or not heads:
         raise ValueError(
             f"{source}: its weights do not tell a classifier. They have no head, or the number of attention heads is "
-            f"unknown. Pass the name of the model ({', '.join(VARIANTS)})."
+            f"unknown. Pass the name of the model ({', '.join(VARIANTS)}), or, for another shape, put a {CONFIG} with "
+            "`num_attention_heads` beside the weights."
         )
     size = {"image_size": facts.image_size} if facts.image_size else {}
     config = ModelConfig(**described | size, num_heads=heads)
@@ -119,6 +135,13 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
     model = build_deit(config, name=published)
     load_weights(model, state, facts)
     return model, facts
+
+
+def _published_heads(described: dict[str, int | float | bool]) -> int:
+    """Attention heads of the published models of a shape, at any image size; 0 where the shape is none of theirs."""
+    shape = ("patch_size", "embed_dim", "depth", "mlp_ratio")
+    published = any(all(described.get(f) == getattr(variant, f) for f in shape) for variant in VARIANTS.values())
+    return described["embed_dim"] // HEAD_WIDTH if published else 0
 
 
 def _same_shape(variant: ModelConfig, config: ModelConfig) -> bool:
