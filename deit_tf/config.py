@@ -60,6 +60,8 @@ class StudentConfig:
         drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras` file, another
             library's file or folder, or `hf://...`; heads of another class count start fresh, and null all.
+        init: How fresh weights are drawn: `timm`, as the original's; or `mimetic`, with attention like that of
+            trained models, for small data from scratch (Trockman and Kolter 2023).
         trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022, "Three things").
     """
 
@@ -71,11 +73,12 @@ class StudentConfig:
     num_heads: int | None = None
     drop_path_rate: float = 0.1
     weights: str | None = None
+    init: Literal["timm", "mimetic"] = "timm"
     trainable: Literal["all", "heads", "attention"] = "all"
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""
-        others = ("name", "trainable")
+        others = ("name", "init", "trainable")
         return {key: value for key, value in asdict(self).items() if key not in others and value is not None}
 
 

@@ -29,6 +29,7 @@ from deit_tf.distill import Distiller
 from deit_tf.labels import Cache, open_cache, student_size
 from deit_tf.loop import Loop
 from deit_tf.models import create_masked_model, create_model, heads
+from deit_tf.models.mimetic import mimetic_init
 from deit_tf.optim import build_optimizer, scaled_lr
 from deit_tf.replicas import check_batch, is_chief, meet, open_strategy
 from deit_tf.resume import Checkpoints
@@ -156,6 +157,11 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
     if config.checkpoint.keep < 1:
         raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.checkpoint.keep}")
+    if config.model.init != "timm" and config.model.weights is not None:
+        raise ValueError(
+            f"`model.init` is for fresh weights: set it to timm, or `model.weights` to null. Received: "
+            f"init={config.model.init!r}, weights={config.model.weights!r}"
+        )
     if config.task == "masked" and config.model.trainable != "all":
         raise ValueError(
             f"`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set it to all. Received: "
@@ -177,7 +183,11 @@ def _check(config: TrainConfig) -> None:
 
 def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     labels, distill = _class_names(config, sources[0]), config.distill
+    if distill.kind != "none" and distill.teacher and Path(config.out).resolve() == _home(distill.teacher):
+        raise ValueError(f"`out` must not be where the teacher is, {distill.teacher}. Received: {config.out}")
     student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
+    if config.model.init == "mimetic":
+        mimetic_init(student, config.seed)
     if distill.train_heads == "cls":
         student = keras.Model(student.input, heads(student).output["cls"], name=student.name)
     cache = None
@@ -197,6 +207,12 @@ def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     return Task(
         distiller, "student", distill.kind, *_batches(student, config, sources, cache), LEARNS[config.model.trainable]
     )
+
+
+def _home(path: str) -> Path:
+    """The folder of a file; another path as it is."""
+    whole = Path(path).resolve()
+    return whole.parent if whole.is_file() else whole
 
 
 def _class_names(config: TrainConfig, source: Source) -> tuple[str, ...]:
@@ -224,6 +240,8 @@ def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
 def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     """Pre-train a trunk by masked image modelling (SimMIM)."""
     network = create_masked_model(config.model.name, **config.model.overrides())
+    if config.model.init == "mimetic":
+        mimetic_init(network, config.seed)
     training, held_out = sources
     size, patch = network.output_shape[1:3], network.get_layer("patch_embed").patch_size
     processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)

@@ -18,6 +18,7 @@ from deit_tf.cli import main
 from deit_tf.config import DataConfig, DistillConfig, StudentConfig, TeacherConfig, TrainConfig
 from deit_tf.data import open_sources
 from deit_tf.models import heads
+from deit_tf.models.mimetic import sinusoids
 from deit_tf.runs import load_run, read_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo_digits.yaml"
@@ -129,6 +130,21 @@ def test_compare_and_models(runs, capsys):
     assert "5,910,800" in capsys.readouterr().out
 
 
+def test_mimetic_init_is_that_of_the_seed(tmp_path, monkeypatch):
+    """What the student starts from: sinusoids where the original draws at random."""
+    started = []
+    monkeypatch.setattr(train, "_train", lambda task, *rest: started.append(task.trainer.network) or 0.0)
+    monkeypatch.setattr(train, "_finish", lambda *rest: None)
+    for seed in ("3", "3"):
+        arguments = [*QUICK, "--distill.kind", "none", "--model.init", "mimetic", "--seed", seed]
+        main(["train", *arguments, "--out", str(tmp_path / f"run{len(started)}")])
+    first, second = (network.get_weights() for network in started)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    position = started[0].get_layer("tokens").pos_embed[0, 2:]
+    np.testing.assert_allclose(position, sinusoids(4, 4, position.shape[-1]), atol=1e-6)
+
+
 def test_processor_and_samples_of_a_run(runs):
     run = load_run(runs / "distilled")
     assert run.processor.crop_ratio == 1.0 and run.processor.size == (16, 16)
@@ -143,6 +159,8 @@ def test_processor_and_samples_of_a_run(runs):
         (["train", "--model.name", "deit_tset", "--distill.kind", "none"], "Did you mean 'deit_test'"),
         (["train", "--distill.teacher", "{runs}/nobody"], "is no run directory"),
         (["train", "--distill.teacher", "null"], "needs a teacher"),
+        (["train", "--distill.teacher", "{runs}/teacher", "--out", "{runs}/teacher", "--overwrite"], "not be where"),
+        (["train", "--model.init", "mimetic", "--model.weights", "{runs}/distilled"], "is for fresh weights"),
         (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
         (["train", "--data.batch_size", "5000"], "lies between 1 and the 1437"),
         (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=4"),

@@ -29,7 +29,8 @@ def mimetic_init(model: keras.Model, seed: int = 0) -> None:
         values, projection = _factors(random, block.attn.proj.units, *VALUES)
         block.attn.qkv.kernel.assign(np.concatenate([queries, keys, values], axis=1))
         block.attn.proj.kernel.assign(projection.T)
-    (_, height, width, _), patch = model.input_shape, model.get_layer("patch_embed").patch_size
+    patch = model.get_layer("patch_embed").patch_size
+    height, width = next(image.shape[1:3] for image in model.inputs if len(image.shape) == 4)  # a mask is no image
     position = model.get_layer("tokens").pos_embed  # [1, tokens + N, D]
     waves = sinusoids(height // patch, width // patch, position.shape[-1])
     tokens = position.shape[1] - len(waves)
