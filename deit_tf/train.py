@@ -157,16 +157,7 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
     if config.checkpoint.keep < 1:
         raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.checkpoint.keep}")
-    if config.model.init != "timm" and config.model.weights is not None:
-        raise ValueError(
-            f"`model.init` is for fresh weights: set it to timm, or `model.weights` to null. Received: "
-            f"init={config.model.init!r}, weights={config.model.weights!r}"
-        )
-    if config.task == "masked" and config.model.trainable != "all":
-        raise ValueError(
-            f"`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set it to all. Received: "
-            f"{config.model.trainable!r}"
-        )
+    _check_model(config)
     if config.xla and config.strategy != "none":
         raise ValueError(
             "`xla` works on one device: XLA cannot compile a step that reaches for the variables of other replicas. "
@@ -178,6 +169,19 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(
             "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part of its own. "
             f"Received: train_heads={config.distill.train_heads!r}, kind={config.distill.kind!r}"
+        )
+
+
+def _check_model(config: TrainConfig) -> None:
+    if config.model.init != "timm" and config.model.weights is not None:
+        raise ValueError(
+            f"`model.init` is for fresh weights: set it to timm, or `model.weights` to null. Received: "
+            f"init={config.model.init!r}, weights={config.model.weights!r}"
+        )
+    if config.task == "masked" and config.model.trainable != "all":
+        raise ValueError(
+            f"`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set it to all. Received: "
+            f"{config.model.trainable!r}"
         )
 
 
