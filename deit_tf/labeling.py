@@ -49,6 +49,7 @@ def make_labels(config: TrainConfig, folder: str | Path, epochs: range, shard: t
         ValueError: If the config has no teacher or makes no sense with it, or if the folder holds labels of
             another stream or teacher; what differs is named.
         FileNotFoundError: If the config names what is not there.
+        ImportError: If the teacher needs a library that is not installed, such as keras-hub.
     """
     _check_making(config, epochs, shard)
     if config.deterministic:

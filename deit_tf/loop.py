@@ -68,6 +68,7 @@ class Loop:
             FloatingPointError: If the loss or the gradient is no longer finite.
             ConnectionError: If a worker of the cluster is gone.
             OSError: If a checkpoint cannot be written.
+            ValueError: If the workers do not share one folder of checkpoints.
         """
         variables = variables_of(self.trainer)
         position = self.checkpoints.restore(variables) or Position()

@@ -200,6 +200,10 @@ def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, 
         batch_size: Images per step over all devices.
         steps_per_epoch: Steps per epoch.
         epochs: Epochs of the run.
+    Returns:
+        The optimizer, with the schedule as its learning rate.
+    Raises:
+        ValueError: If `layer_decay` lies outside (0, 1], or the schedule has no steps.
     """
     total = steps_per_epoch * epochs
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total)

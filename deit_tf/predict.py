@@ -54,6 +54,7 @@ def open_model(
     Raises:
         FileNotFoundError: If there is nothing at `path`.
         ValueError: If `strategy` is given for a SavedModel or .tflite file, or the model is no classifier.
+        ExportError: If a SavedModel does not load in a C++ session.
     """
     file = Path(path)
     saved = (file / "saved_model.pb").is_file()

@@ -157,6 +157,8 @@ def application_teacher(name: str, weights: str | None = "imagenet", classes: in
         name: Such as `ResNet50`.
         weights: `imagenet` downloads the published weights; a file loads it; None starts fresh.
         classes: Number of classes; 1000 with `imagenet`.
+    Raises:
+        ValueError: If keras.applications has no such network, or its weights are for other classes.
     """
     constructor, preprocessing = application(name)
     model = constructor(weights=weights, classes=classes, classifier_activation=None)
