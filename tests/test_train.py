@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +130,17 @@ def test_compare_and_models(runs, capsys):
     assert "teacher" in text and f"{100 * summary(runs / 'distilled')['evaluation']['accuracy_cls']:.1f}" in text
     main(["models"])
     assert "5,910,800" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "3-augment", "keras-cv"])
+def test_every_policy_trains_with_deterministic_ops(tmp_path, policy):
+    """In a process of its own, where nothing else made keras-cv's layers before."""
+    arguments = [*QUICK, "--distill.kind", "none", "--augment.recipe", "deit", "--augment.auto_augment", policy]
+    arguments += ["--data.batch_size", "512", "--out", str(tmp_path / "run")]
+    code = "import sys; from deit_tf.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "train", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert np.isfinite(summary(tmp_path / "run")["evaluation"]["accuracy"])
 
 
 def test_mimetic_init_is_that_of_the_seed(tmp_path, monkeypatch):

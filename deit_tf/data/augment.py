@@ -372,6 +372,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
 @functools.cache
 def _stock_rand_augment() -> keras_cv.layers.RandAugment:
     with tf.init_scope():
+        image_ops.have_global_generator()
         return keras_cv.layers.RandAugment(value_range=(0, 255))
 
 

@@ -234,7 +234,16 @@ def _layer(name: str) -> keras_cv.layers.BaseImageAugmentationLayer:
     `seed=1` gives it a generator of its own, which is never drawn from, instead of the global one.
     """
     with tf.init_scope():
+        have_global_generator()
         return _LAYERS[name]()
+
+
+def have_global_generator() -> None:
+    """Some layers ask for TensorFlow's global generator when they are made; with deterministic ops there is none."""
+    try:
+        tf.random.get_global_generator()
+    except RuntimeError:
+        tf.random.set_global_generator(tf.random.Generator.from_seed(1))
 
 
 def _apply(name: str, image: tf.Tensor, transformations: dict | tf.Tensor | None = None) -> tf.Tensor:
