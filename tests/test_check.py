@@ -64,6 +64,13 @@ def test_a_run_in_bfloat16_agrees_with_its_exports(tmp_path):
     assert good and len(rows) == 2
 
 
+def test_pictures_of_which_none_decodes(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.jpg").write_bytes(b"no picture")
+    arguments = ["--exports", folder / "exports", "--source", tmp_path / "photos"]
+    assert "no image that can be decoded" in run_script(monkeypatch, folder / "run", *arguments)
+
+
 def test_pictures_come_from_all_over(folder):
     """Folders hold one class after the other: neither the first pictures alone, nor the same twice."""
     pictures = held_out(load_run(folder / "run"), 200)

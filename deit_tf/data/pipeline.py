@@ -164,10 +164,15 @@ def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[
         count: How many.
     Returns:
         Each item of `source.read`, as NumPy, with its image float32 [H, W, 3], normalised.
+    Raises:
+        ValueError: If no image decodes.
     """
     items = source.read(None if source.mixed else _key(0))
     prepared = items.map(lambda item: (item, processor(item["image"]))).ignore_errors()
-    return list(prepared.take(count).as_numpy_iterator())
+    found = list(prepared.take(count).as_numpy_iterator())
+    if not found:
+        raise ValueError(f"{source.name} has no image that can be decoded. Received: {source.size} files")
+    return found
 
 
 def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
