@@ -27,7 +27,7 @@ def measure(model: str, precision: str, batch: int, micro_batches: int, steps: i
 
     keras.config.set_dtype_policy(precision)
     distiller = deit_tf.Distiller(deit_tf.create_model(model, drop_path_rate=0.1), kind="none")
-    distiller.compile(deit_tf.optim.AdamW(1e-4), micro_batches=micro_batches)
+    distiller.compile(deit_tf.training.optim.AdamW(1e-4), micro_batches=micro_batches)
     distiller.optimizer.build(distiller.learned)
     draw = np.random.default_rng(0)
     size = distiller.student.input_shape[1:]

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from deit_tf import Distiller, Teacher, create_model
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_tf.models.regnet import create_regnety
-from deit_tf.optim import AdamW
+from deit_tf.training.optim import AdamW
+from deit_tf.zoo import create_regnety
 
 NAME, SIDE, CLASSES = "deit_tiny_distilled_patch16_224", 224, 1000
 STUDENT, TEACHER, WHOLE = "student step", "teacher forward", "distillation step"

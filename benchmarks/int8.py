@@ -24,11 +24,11 @@ from litert_quantizer import qtyping, quantizer
 from rich.console import Console
 from rich.table import Table
 
-from deit_tf.agreement import agreement, deviation
+from deit_tf.exporting.compare import agreement, deviation
+from deit_tf.exporting.quantize import OPS, SIGNATURE, quantize_int8, smooth
+from deit_tf.exporting.tflite import convert, float32_twin, latencies, load_tflite, op_counts, save_fixed_batch
 from deit_tf.models.layers import Block
-from deit_tf.quantize import OPS, SIGNATURE, quantize_int8, smooth
 from deit_tf.runs import load_run
-from deit_tf.tflite import convert, float32_twin, latencies, load_tflite, op_counts, save_fixed_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from pictures import Pictures, held_out, training

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deit_tf import Distiller, Teacher, create_model
-from deit_tf.label_files import FILE_IMAGES, Layout
-from deit_tf.labels import Cache
-from deit_tf.models.regnet import create_regnety
-from deit_tf.optim import AdamW
+from deit_tf.distillation.label_files import FILE_IMAGES, Layout
+from deit_tf.distillation.teacher_labels import Cache
+from deit_tf.training.optim import AdamW
+from deit_tf.zoo import create_regnety
 
 CLASSES, TOP_K = 1000, 10
 WITHOUT, CACHED, LIVE = "without a teacher", "labels from disk", "live teacher"

@@ -1,42 +1,59 @@
-"""DeiT, the data-efficient image transformer, for TensorFlow and Keras 3 (Touvron et al. 2021)."""
+"""DeiT, the data-efficient image transformer, for TensorFlow and Keras 3 (Touvron et al. 2021).
 
-from deit_tf import data, optim
-from deit_tf.checkpoint import load_reference, load_trunk, to_reference
-from deit_tf.config import ModelConfig
-from deit_tf.data import ImageProcessor
-from deit_tf.distill import Distiller
-from deit_tf.models import (
-    attention_maps,
-    build_deit,
-    build_masked,
-    create_masked_model,
-    create_model,
-    features,
-    heads,
-    list_models,
-)
-from deit_tf.serving import export_saved_model
-from deit_tf.teachers import Teacher
-from deit_tf.tflite import export_tflite
+Each public name is loaded at its first use, so that building a model needs no LiteRT, no serving protos and no
+keras-cv. What a `.keras` file can hold is registered with Keras at once, so that `import deit_tf` is enough for
+`keras.models.load_model`.
+"""
 
-__all__ = [
-    "Distiller",
-    "ImageProcessor",
-    "ModelConfig",
-    "Teacher",
-    "attention_maps",
-    "build_deit",
-    "build_masked",
-    "create_masked_model",
-    "create_model",
-    "data",
-    "export_saved_model",
-    "export_tflite",
-    "features",
-    "heads",
-    "list_models",
-    "load_reference",
-    "load_trunk",
-    "optim",
-    "to_reference",
-]
+import importlib
+import sys
+from pathlib import Path
+
+_PLACES = {
+    "Distiller": "deit_tf.distillation.distiller",
+    "ImageProcessor": "deit_tf.data.preprocess",
+    "ModelConfig": "deit_tf.config",
+    "Teacher": "deit_tf.distillation.teacher",
+    "attention_maps": "deit_tf.models.features",
+    "build_deit": "deit_tf.models.deit",
+    "build_masked": "deit_tf.models.masked",
+    "create_masked_model": "deit_tf.zoo",
+    "create_model": "deit_tf.zoo",
+    "export_saved_model": "deit_tf.exporting.saved_model",
+    "export_tflite": "deit_tf.exporting.tflite",
+    "features": "deit_tf.models.features",
+    "heads": "deit_tf.models.deit",
+    "list_models": "deit_tf.models.variants",
+    "load_reference": "deit_tf.weights.names",
+    "load_trunk": "deit_tf.weights.names",
+    "to_reference": "deit_tf.weights.names",
+}
+_MODULES = {"config": "deit_tf.config", "data": "deit_tf.data", "optim": "deit_tf.training.optim"}
+_REGISTERING = ("deit_tf.models.layers", "deit_tf.models.masked", "deit_tf.distillation.distiller")
+
+__all__ = [*_PLACES, *_MODULES]  # noqa: PLE0604, they are strings
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'deit_tf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_command() -> bool:
+    """Whether this process is `deit-tf` or `python -m deit_tf`, whose --help does not wait for TensorFlow."""
+    program = sys.argv[0] if sys.argv else ""
+    return program == "-m" or Path(program).stem == "deit-tf"
+
+
+if not _is_command():
+    for _module in _REGISTERING:
+        importlib.import_module(_module)
+    # Its public name is older than its room: `from deit_tf.optim import AdamW`.
+    sys.modules["deit_tf.optim"] = importlib.import_module("deit_tf.training.optim")

@@ -14,17 +14,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from deit_tf.checkpoint import Layout
 from deit_tf.config import TrainConfig
-from deit_tf.convert import convert
-from deit_tf.evaluate import evaluate
-from deit_tf.labeling import make_labels
-from deit_tf.models import VARIANTS, create_model
-from deit_tf.predict import predict_files
-from deit_tf.preview import preview
-from deit_tf.report import compare, write_report
-from deit_tf.tflite import ExportError
+from deit_tf.distillation.make_labels import make_labels
+from deit_tf.evaluation.evaluate import evaluate
+from deit_tf.evaluation.predict import predict_files
+from deit_tf.evaluation.preview import preview
+from deit_tf.evaluation.report import compare, write_report
+from deit_tf.exporting.tflite import ExportError
+from deit_tf.models import VARIANTS
+from deit_tf.runs import load_run
 from deit_tf.train import train, train_teacher
+from deit_tf.weights.files import write_weights
+from deit_tf.weights.names import Layout
+from deit_tf.zoo import create_model
 
 # A pipe has no width: enough for the widest table.
 console = Console(width=None if sys.stdout.isatty() else 100)
@@ -96,7 +98,12 @@ def _predict(arguments: Any) -> None:
 
 
 def _convert(arguments: Any) -> None:
-    console.print(f"Written: {convert(arguments.source, arguments.out, arguments.layout, arguments.model)}")
+    run = load_run(arguments.source, arguments.model)
+    preprocessing = run.processor.to_preprocessor_config(arguments.layout)
+    out = write_weights(
+        run.model, arguments.out, layout=arguments.layout, labels=run.labels, preprocessing=preprocessing
+    )
+    console.print(f"Written: {out}")
 
 
 def _models(arguments: Any) -> None:

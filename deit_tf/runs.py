@@ -13,15 +13,12 @@ summary.json   what the final evaluation gave; its run is finished
 
 import json
 import logging
-import os
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -30,10 +27,9 @@ from jsonargparse import ArgumentParser
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, open_sources, sample
-from deit_tf.models import VARIANTS, restore_model
-from deit_tf.models.regnet import REGNETY
-from deit_tf.teachers import Teacher, application_teacher, gives_probabilities, keras_hub_teacher
-from deit_tf.weights import HUB, KERAS_FILES
+from deit_tf.files import replacing
+from deit_tf.weights.files import HUB, KERAS_FILES
+from deit_tf.zoo import restore_model
 
 log = logging.getLogger(__name__)
 
@@ -144,40 +140,6 @@ def load_network(path: str | Path) -> keras.Model:
     return keras.saving.load_model(_model_file(Path(path)), compile=False)
 
 
-def load_teacher(name: str, labels: tuple[str, ...]) -> Teacher:
-    """Load a frozen teacher as `distill.teacher` names it.
-
-    Args:
-        name: As `DistillConfig` has it.
-        labels: The student's classes; the teacher's are brought into their order.
-    Raises:
-        FileNotFoundError: If there is no such run or file.
-        ImportError: For `keras-hub:` where keras-hub is not installed.
-        ValueError: If the teacher does not know all of the student's classes.
-    """
-    kind, _, rest = name.partition(":")
-    if kind == "keras":
-        return application_teacher(rest)
-    if kind == "keras-hub":
-        return keras_hub_teacher(rest)
-    source, model = (rest, kind) if kind in REGNETY or kind in VARIANTS else (name, None)
-    run = load_run(source, model)
-    run.model.trainable = False
-    mean, std = run.processor.mean, run.processor.std
-    if run.config is None and is_keras(source):
-        log.warning(
-            "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed.", name, mean, std
-        )
-    order = None
-    if run.labels:
-        try:
-            order = class_order(labels, run.labels, run.model.output_shape[-1])
-        except ValueError as error:
-            raise ValueError(f"Teacher {name!r} does not know the student's classes. {error}") from error
-    logits = not gives_probabilities(run.model)
-    return Teacher(run.model, mean=mean, std=std, class_order=order, from_logits=logits, name=name)
-
-
 def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int) -> list[int]:
     """The output of a model for each class of a data set.
 
@@ -231,20 +193,3 @@ def write_config(config: TrainConfig, path: Path) -> None:
     """Write a config file that `--config` takes."""
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False))
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path of the same ending beside `path`, renamed to it where the block succeeds."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

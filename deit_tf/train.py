@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 from deit_tf.config import TrainConfig
-from deit_tf.curves import Curves
 from deit_tf.data import (
     ImageProcessor,
     Source,
@@ -25,17 +24,20 @@ from deit_tf.data import (
     steps_per_epoch,
     train_dataset,
 )
-from deit_tf.distill import Distiller
-from deit_tf.labels import Cache, open_cache, student_size
-from deit_tf.loop import Loop
-from deit_tf.models import create_masked_model, create_model, heads
+from deit_tf.distillation.distiller import Distiller
+from deit_tf.distillation.teacher import Teacher, build_teacher, load_teacher
+from deit_tf.distillation.teacher_labels import Cache, open_cache, student_size
+from deit_tf.files import replacing, write_json
+from deit_tf.models import heads
 from deit_tf.models.mimetic import mimetic_init
-from deit_tf.optim import build_optimizer, scaled_lr
-from deit_tf.replicas import check_batch, is_chief, meet, open_strategy
-from deit_tf.resume import Checkpoints
-from deit_tf.runs import MODELS, load_teacher, read_config, replacing, write_config, write_json
-from deit_tf.teachers import Teacher, build_teacher
-from deit_tf.trainer import LabelTrainer, MaskedTrainer, Trainer
+from deit_tf.runs import MODELS, read_config, write_config
+from deit_tf.training.checkpoints import Checkpoints
+from deit_tf.training.loop import Loop
+from deit_tf.training.metrics import Curves
+from deit_tf.training.optim import build_optimizer, scaled_lr
+from deit_tf.training.replicas import check_batch, is_chief, meet, open_strategy
+from deit_tf.training.trainer import LabelTrainer, MaskedTrainer, Trainer
+from deit_tf.zoo import create_masked_model, create_model
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def main() -> None:
     distiller = deit_tf.Distiller(student, teacher, kind="hard")
     warmup = min(5, given.epochs / 2)
     recipe = OptimConfig(warmup_epochs=warmup)
-    distiller.compile(deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs))
+    distiller.compile(deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs))
     distiller.fit(batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2)
     distiller.student.save(given.out)  # no teacher inside
     print(f"Student: {given.out}")

@@ -42,7 +42,7 @@ def main() -> None:
     # A tenth of the rate from scratch; it grows with the batch.
     recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)
     model.compile(
-        deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs),
+        deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -14,7 +14,7 @@ from keras import layers
 
 from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, steps_per_epoch, train_dataset
-from deit_tf.optim import build_optimizer
+from deit_tf.training.optim import build_optimizer
 
 
 def conv(x, channels: int, stride: int = 1):

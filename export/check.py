@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from deit_tf.agreement import ExportError, agreement, deviation
+from deit_tf.exporting.compare import ExportError, agreement, deviation
+from deit_tf.exporting.saved_model import BYTES, IMAGES, load_saved_model
+from deit_tf.exporting.sidecar import read_sidecar
+from deit_tf.exporting.tflite import SUFFIX, VARIANTS, Variant, float32_twin, load_tflite
 from deit_tf.runs import Run, load_run
-from deit_tf.serving import BYTES, IMAGES, load_saved_model
-from deit_tf.sidecar import read_sidecar
-from deit_tf.tflite import SUFFIX, VARIANTS, Variant, float32_twin, load_tflite
 
 BATCH = 8
 # Of a float32 artefact, as `export_saved_model` has it; the kernels are Keras's own, in other batches.

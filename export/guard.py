@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from deit_tf.data.preprocess import MAX_ASPECT
-from deit_tf.serving import LoadedModel
+from deit_tf.exporting.saved_model import LoadedModel
 
 MAX_PIXELS = 32_000_000  # of all encoded pictures of a request: they are decoded to 12 bytes a pixel
 MAX_BATCH = 256

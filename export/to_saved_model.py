@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pictures import held_out, read_labels
 
-from deit_tf.agreement import ExportError
+from deit_tf.exporting.compare import ExportError
+from deit_tf.exporting.saved_model import export_saved_model, read_report
 from deit_tf.runs import load_run
-from deit_tf.serving import export_saved_model, read_report
 
 
 def parse() -> argparse.Namespace:

@@ -15,9 +15,9 @@ from pictures import held_out, read_labels, training
 from rich.console import Console
 from rich.table import Table
 
+from deit_tf.exporting.sidecar import INPUTS, sidecar_path
+from deit_tf.exporting.tflite import SUFFIX, VARIANTS, check_variant, comparison_images, export_tflite, latencies
 from deit_tf.runs import Run, load_run
-from deit_tf.sidecar import INPUTS, sidecar_path
-from deit_tf.tflite import SUFFIX, VARIANTS, check_variant, comparison_images, export_tflite, latencies
 
 COLUMNS = ("variant", "MB", "max diff.", "mean diff.", "top-1", "top-5", "where clear", "ms", "of float32", "file")
 WIDTH = 160

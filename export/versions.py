@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from deit_tf.serving import LoadedModel
+from deit_tf.exporting.saved_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

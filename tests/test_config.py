@@ -8,8 +8,8 @@ import yaml
 
 from deit_tf.config import RECIPES, AugmentConfig, StudentConfig, TrainConfig
 from deit_tf.models import VARIANTS
-from deit_tf.optim import scaled_lr
 from deit_tf.runs import read_config, write_config
+from deit_tf.training.optim import scaled_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

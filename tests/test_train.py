@@ -90,8 +90,8 @@ def test_evaluate_agrees_with_training(runs, capsys):
 
 
 def test_every_form_of_a_model_evaluates_alike(runs, capsys):
-    from deit_tf.serving import export_saved_model
-    from deit_tf.tflite import export_tflite
+    from deit_tf.exporting.saved_model import export_saved_model
+    from deit_tf.exporting.tflite import export_tflite
 
     run = load_run(runs / "distilled")
     out = runs / "distilled" / "export"

@@ -1,4 +1,4 @@
-"""The random laws of the training recipe, for one image and a stateless seed; the pixels are image_ops'.
+"""The random laws of the training recipe, for one image and a stateless seed; the pixels are pixel_ops'.
 
 RandAugment, random erasing and the random crop follow timm (auto_augment.py, random_erasing.py,
 transforms.py), 3-Augment follows facebookresearch/deit augment.py, color jitter follows torchvision.
@@ -15,7 +15,7 @@ import keras_cv
 import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, AugmentConfig, Triple
-from deit_tf.data import image_ops
+from deit_tf.data import pixel_ops
 from deit_tf.data.preprocess import CHANNELS, decode_image, normalize
 
 Size = tuple[int, int]
@@ -175,7 +175,7 @@ def rand_augment(
 
 def _operation(name: str, image: tf.Tensor, arguments: dict[str, tf.Tensor], fill: tuple[int, ...]) -> tf.Tensor:
     given = [arguments[name]] if name in arguments else []
-    return getattr(image_ops, name)(image, *given, *([fill] if name in _GEOMETRIC else []))
+    return getattr(pixel_ops, name)(image, *given, *([fill] if name in _GEOMETRIC else []))
 
 
 class DrawnBox(NamedTuple):
@@ -281,7 +281,7 @@ def decode_and_crop(encoded: tf.Tensor, size: Size, seed: tf.Tensor, scale: Rang
         top, left, height, width = tf.unstack(window(shape[0], shape[1]))
         return image[top : top + height, left : left + width]
 
-    return image_ops.resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), size)
+    return pixel_ops.resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), size)
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
@@ -303,9 +303,9 @@ def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     uniform = tf.random.stateless_uniform([2], seed)
     radius = BLUR_RADIUS[0] + (BLUR_RADIUS[1] - BLUR_RADIUS[0]) * uniform[1]
     branches: list[Callable[[], tf.Tensor]] = [
-        functools.partial(image_ops.grayscale, image),
-        functools.partial(image_ops.solarize, image, SOLARIZE_THRESHOLD),
-        functools.partial(image_ops.gaussian_blur, image, radius),
+        functools.partial(pixel_ops.grayscale, image),
+        functools.partial(pixel_ops.solarize, image, SOLARIZE_THRESHOLD),
+        functools.partial(pixel_ops.gaussian_blur, image, radius),
     ]
     return tf.switch_case(tf.cast(uniform[0] * len(branches), tf.int32), branches)
 
@@ -331,7 +331,7 @@ def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
     for slot in range(3):
         branches = [
             functools.partial(op, image, factors[i])
-            for i, op in enumerate((image_ops.brightness, image_ops.contrast, image_ops.color))
+            for i, op in enumerate((pixel_ops.brightness, pixel_ops.contrast, pixel_ops.color))
         ]
         image = tf.switch_case(order[slot], branches)
     return image
@@ -372,7 +372,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
 @functools.cache
 def _stock_rand_augment() -> keras_cv.layers.RandAugment:
     with tf.init_scope():
-        image_ops.have_global_generator()
+        pixel_ops.have_global_generator()
         return keras_cv.layers.RandAugment(value_range=(0, 255))
 
 

@@ -8,9 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig, MaskConfig, Size
-from deit_tf.data.augment import augment_image, check_auto_augment
 from deit_tf.data.masking import block_mask, check_mask
-from deit_tf.data.mixing import mix, one_hot
 from deit_tf.data.preprocess import ImageProcessor, height_width
 from deit_tf.data.sources import Source
 
@@ -60,6 +58,8 @@ def train_dataset(
     Differs: the original repeats images in distributed training alone, and drops what does not
         fill 256.
     """
+    from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
+
     augment, size = augment.resolve(), height_width(image_size)
     steps, key = steps_per_epoch(source, data.batch_size), _key(seed)
     draw = _drawer(key, data, augment, size)
@@ -222,6 +222,8 @@ def _items(
 
 def _drawer(key: tf.Tensor, data: DataConfig, augment: AugmentConfig, size: tuple[int, int]):
     """What makes an augmented image [H, W, 3] of an item."""
+    from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv, which training alone needs
+
     check_auto_augment(augment.auto_augment)  # here, as within a data set TensorFlow wraps the error in its own
     return lambda item: augment_image(item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std)
 

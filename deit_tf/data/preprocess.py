@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Size, Triple
-from deit_tf.data import processor_config
+from deit_tf.data import processor_formats
 
 CHANNELS = 3
 MAX_ASPECT = 100  # long side over short: resized by its short side, a line of pixels would fill the memory
@@ -125,7 +125,7 @@ class ImageProcessor:
         height_width(self.image_size)
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"`crop_ratio` lies in (0, 1]; 1 crops nothing. Received: {self.crop_ratio}")
-        if self.interpolation not in processor_config.INTERPOLATIONS.values():
+        if self.interpolation not in processor_formats.INTERPOLATIONS.values():
             raise ValueError(f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != CHANNELS or (name == "std" and min(values) <= 0):
@@ -143,8 +143,8 @@ class ImageProcessor:
             FileNotFoundError: If there is no such file.
             ValueError: If it asks for what this class does not do; it names the entry.
         """
-        config = source if isinstance(source, Mapping) else processor_config.read(Path(source))
-        return cls(**processor_config.fields_from(config))
+        config = source if isinstance(source, Mapping) else processor_formats.read(Path(source))
+        return cls(**processor_formats.fields_from(config))
 
     @classmethod
     def from_model_name(cls, name: str, protocol: str = "deit") -> "ImageProcessor":
@@ -188,8 +188,8 @@ class ImageProcessor:
         """
         described = (self.size, self.before_crop, self.interpolation, self.mean, self.std)
         if layout == "timm":
-            return processor_config.to_timm(*described, self.crop_ratio)
-        return processor_config.to_huggingface(*described)
+            return processor_formats.to_timm(*described, self.crop_ratio)
+        return processor_formats.to_huggingface(*described)
 
     @property
     def size(self) -> tuple[int, int]:

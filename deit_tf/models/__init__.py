@@ -2,18 +2,15 @@
 
 from deit_tf.models.deit import build_deit, heads
 from deit_tf.models.features import attention_maps, features
-from deit_tf.models.masked import build_masked, create_masked_model
-from deit_tf.models.variants import VARIANTS, create_model, list_models, restore_model
+from deit_tf.models.masked import build_masked
+from deit_tf.models.variants import VARIANTS, list_models
 
 __all__ = [
     "VARIANTS",
     "attention_maps",
     "build_deit",
     "build_masked",
-    "create_masked_model",
-    "create_model",
     "features",
     "heads",
     "list_models",
-    "restore_model",
 ]

@@ -12,7 +12,6 @@ from deit_tf import losses
 from deit_tf.config import ModelConfig
 from deit_tf.models.deit import CHANNELS, build_deit
 from deit_tf.models.layers import LINEAR_STD, Block, MaskPatches, PixelShuffle
-from deit_tf.models.variants import create_model
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -48,23 +47,18 @@ def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
     Raises:
         ValueError: As `build_deit`.
     """
-    return _on_trunk(build_deit(replace(config, num_classes=1)), name)
+    return build_masked_on(build_deit(replace(config, num_classes=1)), name)
 
 
-def create_masked_model(name: str, **overrides) -> keras.Model:
-    """Build a masked image model by the name of its trunk.
+def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
+    """Run the layers of a classifier, up to its final norm, on masked patches, and decode.
 
     Args:
-        name: One of `list_models()`.
-        **overrides: As of `create_model`, such as `image_size` or `drop_path_rate`.
+        trunk: From `build_deit`; its heads play no part.
+        name: Name of the Keras model.
     Returns:
         What `build_masked` returns.
     """
-    return _on_trunk(create_model(name, num_classes=1, **overrides), f"{name}_masked")
-
-
-def _on_trunk(trunk: keras.Model, name: str) -> keras.Model:
-    """Run the layers of a classifier, up to its final norm, on masked patches, and decode."""
     patch_embed, tokens = trunk.get_layer("patch_embed"), trunk.get_layer("tokens")
     rows, columns = patch_embed.grid(trunk.input_shape)
     image = keras.Input(trunk.input_shape[1:], name="image")

@@ -3,16 +3,11 @@
 The layers bear timm's names, so that `load_reference` takes timm's weights.
 """
 
-import difflib
-from pathlib import Path
-
 import keras
 import numpy as np
 from keras import layers
 
-from deit_tf.checkpoint import describe
 from deit_tf.config import Size
-from deit_tf.weights import load_weights, read_weights
 
 CHANNELS = 3
 STEM_WIDTH = 32
@@ -33,35 +28,6 @@ REGNETY: dict[str, tuple[int, int, float, float, int]] = {
     "regnety_120": (19, 168, 73.36, 2.37, 112),
     "regnety_160": (18, 200, 106.23, 2.48, 112),
 }
-
-
-def create_regnety(
-    name: str, *, num_classes: int | None = None, image_size: Size = 224, weights: str | Path | None = None
-) -> keras.Model:
-    """Build a RegNetY by timm's name, with fresh weights or those of a file; `regnety_160` is the paper's teacher.
-
-    Args:
-        name: One of `REGNETY`.
-        num_classes: Classes C; by default those of the weights, else 1000. Another number than the weights
-            have gives a fresh head.
-        image_size: Height and width in pixels, or one number for a square.
-        weights: What `read_weights` takes, such as `hf://timm/regnety_160.deit_in1k`.
-    Returns:
-        A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
-    Raises:
-        ValueError: For an unknown name, with the nearest ones; for weights that do not fit.
-        FileNotFoundError: If there are no such weights, or the hub cannot be reached.
-    """
-    if name not in REGNETY:
-        nearest = difflib.get_close_matches(name, REGNETY, n=3) or list(REGNETY)
-        raise ValueError(f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
-    state, facts = read_weights(weights) if weights is not None else ({}, None)
-    if num_classes is None:
-        num_classes = describe(state).get("num_classes", 1000)
-    model = build_regnety(*REGNETY[name], num_classes=num_classes, image_size=image_size, name=name)
-    if facts is not None:
-        load_weights(model, state, facts)
-    return model
 
 
 def build_regnety(

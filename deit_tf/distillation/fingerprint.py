@@ -1,0 +1,188 @@
+"""What a teacher's labels hold for: the training stream and the teacher, as named facts that JSON holds.
+
+Labels computed ahead are right for one stream of images and one teacher; whatever would change either stands here,
+so that a difference can be named. What changes the true labels alone, such as label smoothing, does not matter.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deit_tf.config import TrainConfig
+from deit_tf.data import Source, train_dataset
+from deit_tf.data.sources import IMAGE_SUFFIXES
+from deit_tf.distillation.teacher import Teacher
+from deit_tf.weights.files import KERAS_FILES, SAFETENSORS, TORCH_FILES
+
+Facts = dict[str, Any]
+
+WEIGHTS = (*KERAS_FILES, SAFETENSORS, *TORCH_FILES)  # of a folder, the first that it has
+SAMPLED = 256  # images whose bytes identify a data set that is no folder
+PROBED = 64  # images of the first batch
+PIXELS = "stream.pixels"
+# Another machine's float32 differs in its last bits, another augmentation in the first decimal.
+PIXEL_TOLERANCE = 5e-3
+TRUE_LABELS_ONLY = ("recipe", "label_smoothing")  # of the augmentation; a resolved recipe is but its values
+INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compared between makers
+
+
+def stream_facts(config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]) -> Facts:
+    """What decides the images of every step, and of the held-out set.
+
+    Images are identified by their number, the class names, and `data.content`: of a folder the names and sizes of
+    its image files, else the bytes of the first 256 images of both splits.
+
+    Args:
+        config: The run.
+        sources: Its images to train on and those held out.
+        size: Height and width of the student's images in pixels.
+    """
+    (training, held_out), data = sources, config.data
+    folder = _folder(data.source)
+    augment = {k: v for k, v in asdict(config.augment.resolve()).items() if k not in TRUE_LABELS_ONLY}
+    facts = {
+        "data.source": "folder" if folder else [training.name, held_out.name],
+        "data.content": _listing(folder) if folder else _sample(sources),
+        "data.classes": training.class_names,
+        "data.images": training.size,
+        "data.held_out_images": held_out.size,
+        **{f"data.{name}": getattr(data, name) for name in ("batch_size", "mean", "std", "crop_ratio")},
+        **{f"augment.{name}": value for name, value in augment.items()},
+        "image_size": size,
+        "seed": config.seed,
+    }
+    return json.loads(json.dumps(facts))
+
+
+def first_batch(config: TrainConfig, source: Source, size: tuple[int, int]) -> Facts:
+    """The true label and the mean of all pixels of each of the first images as they come out, mixed and all.
+
+    So another version of this code, or of a library, behind the same settings shows.
+    """
+    batches = train_dataset(source, config.data, config.augment, size, epochs=1, seed=config.seed)
+    images, labels = next(iter(batches.take(1)))
+    means = tf.reduce_mean(images[:PROBED], axis=(1, 2, 3)).numpy()
+    return {
+        "stream.labels": tf.argmax(labels[:PROBED], axis=-1).numpy().tolist(),
+        PIXELS: [round(float(mean), 4) for mean in means],
+    }
+
+
+def teacher_facts(teacher: Teacher, name: str) -> Facts:
+    """What decides a teacher's answers: its weights, what it does to the images, and the precision it runs in.
+
+    Args:
+        teacher: The teacher.
+        name: `distill.teacher`, which brought it.
+    """
+    facts = {
+        "teacher.name": name,
+        "teacher.files": teacher_files(name),
+        "teacher.weights": _weights(teacher.model),
+        "teacher.precision": sorted({layer.dtype_policy.name for layer in teacher.model.layers}),
+        **{
+            f"teacher.{field}": getattr(teacher, field)
+            for field in ("mean", "std", "image_size", "class_order", "from_logits", "bgr")
+        },
+    }
+    return json.loads(json.dumps(facts))
+
+
+def teacher_files(name: str) -> str | None:
+    """Checksum of the file of weights that `distill.teacher` names, without loading it; None where it is not here."""
+    _, _, file = name.partition(":")
+    path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
+    if path is not None and path.is_dir():
+        path = next((path / model for model in WEIGHTS if (path / model).is_file()), None)
+    if path is None:
+        return None
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def software() -> dict[str, str]:
+    """Versions of what makes the stream."""
+    return {name: importlib.metadata.version(name) for name in ("deit_tf", "tensorflow", "keras", "keras-cv")}
+
+
+def identity(facts: Mapping[str, Any]) -> bytes:
+    """32 bytes that are the same wherever the facts are, whichever machine found them."""
+    compared = {k: v for k, v in facts.items() if k not in (*INFORMATION, PIXELS)}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).digest()
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], left_out: Sequence[str] = INFORMATION) -> list[str]:
+    """Name what differs, one line for each: `key: then ..., now ...`.
+
+    Args:
+        then: The facts that labels were made under.
+        now: Those that they are wanted for; a fact that is missing here is not compared.
+        left_out: Facts that are not compared.
+    """
+    keys = [key for key in now if key not in left_out and not _same(key, then.get(key), now[key])]
+    settings = [key for key in keys if not key.startswith("stream.")]
+    # The first batch follows from the settings: it tells something only where they agree.
+    pairs = {key: (then.get(key), now[key]) for key in settings or keys}
+    return [f"{key}: then {_short(old, new)}, now {_short(new, old)}" for key, (old, new) in pairs.items()]
+
+
+def _same(key: str, then: Any, now: Any) -> bool:
+    if key == PIXELS and then is not None:
+        return len(then) == len(now) and bool(np.allclose(then, now, rtol=0, atol=PIXEL_TOLERANCE))
+    return then == now
+
+
+def _short(value: Any, other: Any) -> str:
+    """The value; of long lists the first entry that differs, of checksums the first digits."""
+    if isinstance(value, list) and len(value) > 8:
+        others = other if isinstance(other, list) else []
+        first = next((i for i, v in enumerate(value) if i >= len(others) or others[i] != v), 0)
+        return f"{len(value)} entries with {value[first]!r} as number {first}"
+    return value[:12] + "..." if isinstance(value, str) and len(value) == 64 else json.dumps(value)
+
+
+def _folder(source: str) -> Path | None:
+    named = source == "digits" or source.startswith("tfds:")
+    return None if named else Path(source).expanduser()
+
+
+def _listing(folder: Path) -> str:
+    """Checksum of the names and sizes of the images in a folder, wherever it lies."""
+    digest = hashlib.sha256()
+    for name, size in sorted(_images(folder)):
+        digest.update(f"{name}\t{size}\n".encode())
+    return digest.hexdigest()
+
+
+def _images(folder: Path) -> Iterator[tuple[str, int]]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                path = Path(parent, file)
+                yield path.relative_to(folder).as_posix(), path.stat().st_size
+
+
+def _sample(sources: Sequence[Source]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        for item in source.read(None).take(SAMPLED).as_numpy_iterator():
+            digest.update(f"{item['label']} {len(item['image'])} ".encode() + item["image"])
+    return digest.hexdigest()
+
+
+def _weights(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(f"{array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""Run a teacher ahead of training and keep its answers (label_files.py), in shards, resumably.
+
+Augmentation is a pure function of (seed, epoch, index), so the images of every step are known beforehand, and with
+them what the teacher says. One pass serves every student that trains on the same stream.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.progress import track
+
+from deit_tf.config import TrainConfig
+from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
+from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
+from deit_tf.distillation.label_files import FILE_IMAGES, Layout, Unit, read_manifest, write_manifest
+from deit_tf.distillation.teacher import Teacher, load_teacher
+from deit_tf.distillation.teacher_labels import refuse_differences, run_facts, student_size
+
+log = logging.getLogger(__name__)
+
+Answers = tuple[np.ndarray, np.ndarray | None]  # classes [B] or [B, k]; log-probabilities [B, k + 1]
+
+
+def make_labels(config: TrainConfig, folder: str | Path, epochs: range, shard: tuple[int, int] = (1, 1)) -> Path:
+    """Run the teacher over the training stream and the held-out images, and keep its answers.
+
+    It runs as it would in training: in `config.precision` where it is built here, and with deterministic kernels if
+    `config.deterministic`, which holds for the whole process. What is there already is checked and not made again, so
+    a stopped command is run again to go on. The files do not depend on the number of shards.
+
+    Args:
+        config: The run whose stream is labelled, with `distill.teacher`; `distill.top_k` logits are kept of each
+            answer, or its class alone where that is 0.
+        folder: Where to put the files; those of other epochs may lie there, made for the same stream.
+        epochs: The epochs, counted from 0.
+        shard: Which share of the work this is, and of how many: (1, 4) to (4, 4).
+    Returns:
+        The folder.
+    Raises:
+        ValueError: If the config has no teacher or makes no sense with it, or if the folder holds labels of
+            another stream or teacher; what differs is named.
+        FileNotFoundError: If the config names what is not there.
+        ImportError: If the teacher needs a library that is not installed, such as keras-hub.
+    """
+    _check_making(config, epochs, shard)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    sources, folder, size = open_sources(config.data), Path(folder), student_size(config)
+    with _precision(config.precision):
+        teacher = load_teacher(config.distill.teacher, sources[0].class_names)
+    _check_answers(teacher, len(sources[0].class_names), config.distill.top_k)
+    facts = run_facts(config, sources, size) | first_batch(config, sources[0], size)
+    facts |= teacher_facts(teacher, config.distill.teacher)
+    layout = Layout.of(_agree_on(folder, facts, config.data.batch_size))
+    units = [*layout.training_units(epochs), *layout.held_out_units()]
+    first, last = (len(units) * part // shard[1] for part in (shard[0] - 1, shard[0]))
+    wanted = [unit for unit in units[first:last] if _is_wanted(folder, layout, unit)]
+    log.info("%d files of %d to make in %s", len(wanted), last - first, folder)
+    steps = sum(unit.stop - unit.start for unit in wanted)
+    answers = iter(track(_answers(wanted, layout, teacher, config, sources), "Labeling", steps, transient=True))
+    for unit in wanted:
+        classes, log_probabilities = zip(*itertools.islice(answers, unit.stop - unit.start), strict=True)
+        soft = np.concatenate(log_probabilities) if layout.top_k else None
+        layout.write(folder, unit, layout.pack(np.concatenate(classes), soft))
+    return folder
+
+
+def _check_making(config: TrainConfig, epochs: range, shard: tuple[int, int]) -> None:
+    distill = config.distill
+    if config.task != "classify" or distill.kind == "none" or distill.teacher is None:
+        raise ValueError(
+            "Labels are a teacher's: `task` is classify, `distill.kind` hard or soft, and `distill.teacher` set. "
+            f"Received: {config.task}, {distill.kind}, {distill.teacher}"
+        )
+    if distill.kind == "soft" and not distill.top_k:
+        raise ValueError("`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. Received: 0")
+    if not len(epochs) or epochs.start < 0 or epochs.step != 1:
+        raise ValueError(f"`epochs` are A:B with 0 <= A < B. Received: {epochs.start}:{epochs.stop}")
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"`shard` is I/N with 1 <= I <= N. Received: {shard[0]}/{shard[1]}")
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _check_answers(teacher: Teacher, classes: int, top_k: int) -> None:
+    answers = teacher.model.output_shape[-1] if teacher.class_order is None else len(teacher.class_order)
+    if answers != classes:
+        raise ValueError(
+            f"Teacher {teacher.name!r} has {answers} classes and the data {classes}. Train a teacher on the same "
+            "classes with `deit-tf train-teacher`."
+        )
+    if not 0 <= top_k < classes:
+        raise ValueError(
+            f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, {classes - 1} the whole "
+            f"distribution. Received: {top_k}"
+        )
+
+
+def _agree_on(folder: Path, facts: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """The manifest of a folder, written if there is none, refused if it tells of something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        then = read_manifest(folder)
+    except FileNotFoundError:
+        steps = max(1, FILE_IMAGES // batch_size)
+        write_manifest(folder, then := {"steps_per_file": steps, "software": software(), **facts})
+    refuse_differences(folder, then, facts, INFORMATION)
+    return then
+
+
+def _is_wanted(folder: Path, layout: Layout, unit: Unit) -> bool:
+    flaw = layout.flaw(folder, unit)
+    if flaw == "damaged":
+        log.warning("%s is damaged and is made anew.", folder / unit.name)
+    return flaw is not None
+
+
+def _answers(
+    units: Iterable[Unit], layout: Layout, teacher: Teacher, config: TrainConfig, sources: tuple[Source, Source]
+) -> Iterator[Answers]:
+    """The answers at every step of these files, in their order."""
+    answer = _answerer(teacher, config, layout.top_k)
+    for run in _runs(units, layout):
+        first, stop = layout.span(run[0])[0], layout.span(run[-1])[1]
+        yield from map(answer, _batches(first, stop, run[0].epoch is None, config, sources, layout))
+
+
+def _runs(units: Iterable[Unit], layout: Layout) -> Iterator[list[Unit]]:
+    """Neighbors together, so that one stream serves them all."""
+    run: list[Unit] = []
+    for unit in units:
+        if run and (run[-1].epoch is None, layout.span(run[-1])[1]) != (unit.epoch is None, layout.span(unit)[0]):
+            yield run
+            run = []
+        run.append(unit)
+    if run:
+        yield run
+
+
+def _batches(
+    first: int, stop: int, held_out: bool, config: TrainConfig, sources: tuple[Source, Source], layout: Layout
+) -> tf.data.Dataset:
+    """The images of steps first to stop - 1, as the student will see them."""
+    data, size = config.data, student_size(config)
+    if held_out:
+        start, count = first * data.batch_size, (stop - first) * data.batch_size
+        part = replace(sources[1], read=lambda seed: sources[1].read(seed).skip(start).take(count))
+        processor = ImageProcessor(size, data.crop_ratio, data.mean, data.std)
+        return eval_dataset(part, data, processor).map(lambda images, labels: images)
+    epochs = -(-stop // layout.steps)
+    batches = train_dataset(sources[0], data, config.augment, size, epochs=epochs, seed=config.seed, first_step=first)
+    return batches.map(lambda images, labels: images).take(stop - first)
+
+
+def _answerer(teacher: Teacher, config: TrainConfig, top_k: int) -> Callable[[tf.Tensor], Answers]:
+    """What makes a teacher's answers of a batch of images."""
+
+    @tf.function(reduce_retracing=True)
+    def run(images):
+        logits = teacher.logits(images, config.data.mean, config.data.std)  # [B, C]
+        finite = tf.reduce_all(tf.math.is_finite(logits))
+        return finite, *(_likeliest(logits, top_k) if top_k else (tf.argmax(logits, axis=-1),))
+
+    def answer(images: tf.Tensor) -> Answers:
+        finite, classes, *log_probabilities = run(images)
+        if not finite:
+            raise ValueError(
+                f"Teacher {teacher.name!r} gives numbers that are not finite. Check its weights and precision."
+            )
+        return classes.numpy(), log_probabilities[0].numpy() if log_probabilities else None
+
+    return answer
+
+
+def _likeliest(logits: tf.Tensor, top_k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The likeliest classes [B, k], and the logarithms of their probabilities and of the rest's [B, k + 1]."""
+    log_probabilities = tf.nn.log_softmax(logits)  # [B, C]
+    _, classes = tf.math.top_k(logits, top_k)
+    kept = tf.gather(log_probabilities, classes, batch_dims=1)
+    is_kept = tf.reduce_any(tf.one_hot(classes, logits.shape[-1], True, False, dtype=tf.bool), axis=1)  # [B, C]
+    rest = tf.reduce_logsumexp(tf.where(is_kept, -np.inf, log_probabilities), axis=-1, keepdims=True)
+    return classes, tf.concat([kept, rest], axis=-1)

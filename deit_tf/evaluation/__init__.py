@@ -1,0 +1,1 @@
+"""What came out: predictions, accuracy, and pages that show them."""

@@ -1,0 +1,256 @@
+"""What a trained run does on its held-out images: decisions of every head, the pictures worth a look, the exports.
+
+Arrays and plain records; how they look on a page is the report's affair.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deit_tf.data import Source, eval_dataset, masked_eval_dataset, open_sources
+from deit_tf.distillation.teacher import Teacher, load_teacher
+from deit_tf.exporting.saved_model import load_saved_model
+from deit_tf.exporting.tflite import SUFFIX, ExportError, deviation, load_tflite
+from deit_tf.losses import masked_l1
+from deit_tf.models import attention_maps, heads
+from deit_tf.runs import SAMPLES, Run, load_network, load_run
+
+PICTURES = 12
+EMA_FILES = ("student_ema.keras", "teacher_ema.keras")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An exported model, run on held-out images beside Keras.
+
+    Args:
+        path: Where it lies.
+        size: Bytes of all its files.
+        agreement: What `deviation` in deit_tf.exporting.tflite measures; None where it did not run.
+        error: Why it did not run.
+    """
+
+    path: str
+    size: int
+    agreement: dict[str, float] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What everyone says about each of n held-out images.
+
+    Args:
+        truth: int [n].
+        top: Top class int [n] by `model` (mean of the heads), `cls`, `dist`, `teacher`, `ema`, where they are.
+        confidence: Probability of the model's top class, float [n].
+    """
+
+    truth: np.ndarray
+    top: dict[str, np.ndarray]
+    confidence: np.ndarray
+
+    def accuracy(self) -> dict[str, float]:
+        """Share of right answers, 0..1, by who answers."""
+        return {name: float((top == self.truth).mean()) for name, top in self.top.items()}
+
+    def agreement(self) -> dict[str, float]:
+        """Share of images, 0..1, on which each decides as the teacher does."""
+        teacher = self.top.get("teacher")
+        others = {name: top for name, top in self.top.items() if name != "teacher"}
+        return {} if teacher is None else {name: float((top == teacher).mean()) for name, top in others.items()}
+
+    def confusion(self, classes: int) -> np.ndarray:
+        """Images [C, C] by true class (rows) and the model's decision."""
+        matrix = np.zeros((classes, classes), int)
+        np.add.at(matrix, (self.truth, self.top["model"]), 1)
+        return matrix
+
+    def mistakes(self, count: int = PICTURES) -> np.ndarray:
+        """Images that the model gets wrong, the most confident first."""
+        wrong = np.flatnonzero(self.top["model"] != self.truth)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count]
+
+    @property
+    def voices(self) -> list[str]:
+        """Who may disagree: the heads, or the model where it has one, and the teacher."""
+        students = [name for name in ("cls", "dist") if name in self.top] or ["model"]
+        return students + [name for name in ("teacher",) if name in self.top]
+
+    def disagreements(self, count: int = PICTURES) -> np.ndarray:
+        """Images on which the voices are not of one mind; three opinions first, then by the model's confidence."""
+        opinions = np.array([len(set(column)) for column in np.stack([self.top[name] for name in self.voices]).T])
+        divided = np.flatnonzero(opinions > 1)
+        return divided[np.lexsort((-self.confidence[divided], -opinions[divided]))][:count]
+
+
+class Findings:
+    """A run, looked at on its held-out images; each part is computed when it is asked for.
+
+    Args:
+        path: A run directory.
+        exports: A folder to look for exported artefacts in, besides the run itself.
+    Raises:
+        FileNotFoundError: If `path` is no finished run.
+    """
+
+    def __init__(self, path: str | Path, exports: str | Path | None = None):
+        self.path = Path(path)
+        if not (self.path / "summary.json").is_file():
+            raise FileNotFoundError(f"{path} is no finished run: it has no summary.json.")
+        self.run: Run = load_run(self.path)
+        self.summary: dict = json.loads((self.path / "summary.json").read_text())
+        lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        self.epochs: list[dict] = [json.loads(line) for line in lines]
+        self._folders = [self.path] + ([Path(exports)] if exports else [])
+        self.notes: list[str] = []
+
+    @property
+    def masked(self) -> bool:
+        """Whether the run pre-trained a trunk and has no classes to decide on."""
+        return self.run.config.task == "masked"
+
+    @cached_property
+    def held_out(self) -> Source | None:
+        """The images that the run did not train on; None, with a note, where they are not at hand."""
+        try:
+            return open_sources(self.run.config.data)[1]
+        except (FileNotFoundError, ValueError) as error:
+            self.notes.append(f"The held-out images are not at hand, so nothing below looks at pictures: {error}")
+            return None
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The teacher of a distilled run; None, with a note, where it cannot be loaded."""
+        distill = self.run.config.distill
+        if self.summary["kind"] not in ("hard", "soft") or not distill.teacher:
+            return None
+        try:
+            return load_teacher(distill.teacher, self.run.labels)
+        except (OSError, ValueError, ImportError) as error:
+            self.notes.append(f"The teacher could not be loaded, so its opinions are missing: {error}")
+            return None
+
+    @cached_property
+    def decisions(self) -> Decisions | None:
+        """What the model, its heads, its teacher and its moving average decide; None without images."""
+        if self.masked or self.held_out is None:
+            return None
+        voices, truth, top, confidence = self._voices(), [], {}, []
+        for images, labels in eval_dataset(self.held_out, self.run.config.data, self.run.processor).as_numpy_iterator():
+            truth.append(labels)
+            for name, logits in voices(images).items():
+                top.setdefault(name, []).append(logits.argmax(-1))
+                if name == "model":
+                    confidence.append(_softmax(logits).max(-1))
+        return Decisions(
+            np.concatenate(truth), {k: np.concatenate(v) for k, v in top.items()}, np.concatenate(confidence)
+        )
+
+    def pictures(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        """Held-out images as the model sees them, uint8 [H, W, 3], by their number."""
+        chosen = np.asarray(sorted(indices), np.int64)
+        if self.held_out is None or not len(chosen):
+            return {}
+        items = self.held_out.read(None).filter(lambda item: tf.reduce_any(item["index"] == chosen))
+        found = items.map(lambda item: (item["index"], self.run.processor(item["image"]))).as_numpy_iterator()
+        return {int(index): self.to_pixels(image) for index, image in found}
+
+    def to_pixels(self, images: np.ndarray) -> np.ndarray:
+        """From normalised images [..., 3] to uint8."""
+        pixels = (images * np.asarray(self.run.processor.std) + np.asarray(self.run.processor.mean)) * 255
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+    @cached_property
+    def rollouts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Held-out pictures, uint8 [H, W, 3], with the attention rollout of each, [H/P, W/P]; none of a convnet."""
+        if self.masked or self.held_out is None or not _is_deit(self.run.model):
+            return []
+        samples = self._samples(PICTURES)
+        maps = attention_maps(self.run.model)
+        rollout = keras.Model(maps.input, maps.output["rollout"]).predict_on_batch(samples)
+        return list(zip(self.to_pixels(samples), rollout, strict=True))
+
+    @cached_property
+    def reconstructions(self) -> list[dict]:
+        """Of a masked run: `image`, `seen`, `guess`, uint8 [H, W, 3], and the `loss` of each."""
+        if not self.masked or self.held_out is None:
+            return []
+        config, model = self.run.config, self.run.model
+        patch = model.get_layer("patch_embed").patch_size
+        source = _spread(self.held_out, PICTURES)
+        data = masked_eval_dataset(source, config.data, config.mask, self.run.processor, patch)
+        batch = next(data.unbatch().batch(PICTURES).as_numpy_iterator())
+        guesses = model.predict_on_batch(batch)
+        triples = zip(batch["image"], batch["mask"], guesses, strict=True)
+        return [self._reconstruction(*each, patch) for each in triples]
+
+    def _reconstruction(self, image: np.ndarray, mask: np.ndarray, guess: np.ndarray, patch: int) -> dict:
+        rows, columns = (side // patch for side in image.shape[:2])
+        hidden = np.kron(mask.reshape(rows, columns), np.ones((patch, patch)))[..., None] > 0  # [H, W, 1]
+        pixels, loss = self.to_pixels(image), float(masked_l1(image[None], guess[None], mask[None]))
+        guessed = np.where(hidden, self.to_pixels(guess), pixels)
+        return {"image": pixels, "seen": np.where(hidden, np.uint8(128), pixels), "guess": guessed, "loss": loss}
+
+    @cached_property
+    def artefacts(self) -> list[Artefact]:
+        """Exported models below the run, or in the folder of exports, each run on up to 32 held-out images."""
+        found = {path.parent for folder in self._folders for path in folder.rglob("saved_model.pb")}
+        found |= {path for folder in self._folders for path in folder.rglob(f"*{SUFFIX}")}
+        return [] if self.masked else [self._measure(path) for path in sorted(found)]
+
+    def _measure(self, path: Path) -> Artefact:
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        if self.held_out is None:
+            return Artefact(str(path), size, error="no held-out images to run it on")
+        images = self._samples(SAMPLES)
+        try:
+            exported = load_tflite(path) if path.suffix == SUFFIX else load_saved_model(path)
+            agreement = deviation(exported(images), self.run.model.predict_on_batch(images))
+        except (ExportError, ValueError, RuntimeError) as error:
+            return Artefact(str(path), size, error=str(error))
+        return Artefact(str(path), size, agreement)
+
+    def _samples(self, count: int) -> np.ndarray:
+        """Up to `count` held-out images from all over the source, float32 [n, H, W, 3], normalised."""
+        batches = eval_dataset(_spread(self.held_out, count), self.run.config.data, self.run.processor)
+        return np.concatenate([images for images, _ in batches.as_numpy_iterator()])
+
+    def _voices(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """From normalised images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
+        model, teacher = self.run.model, self.teacher
+        both = heads(model) if _is_deit(model) else None
+        file = next((self.path / name for name in EMA_FILES if (self.path / name).is_file()), None)
+        average = load_network(file) if file else None
+
+        def voices(images: np.ndarray) -> dict[str, np.ndarray]:
+            said = both.predict_on_batch(images) if both else {}
+            logits = {"model": sum(said.values()) / len(said) if said else model.predict_on_batch(images)}
+            logits |= said if len(said) > 1 else {}
+            if teacher:
+                logits["teacher"] = np.asarray(teacher.logits(images, self.run.processor.mean, self.run.processor.std))
+            return logits | ({"ema": average.predict_on_batch(images)} if average else {})
+
+        return voices
+
+
+def _spread(source: Source, count: int) -> Source:
+    """Up to `count` images at equal distances, so that folders of one class after the other all have their say."""
+    stride, size = max(1, source.size // count), min(source.size, count)
+    return replace(source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size))
+
+
+def _is_deit(model: keras.Model) -> bool:
+    return {"tokens", "head"} <= {layer.name for layer in model.layers}
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -1,0 +1,105 @@
+"""A contact sheet of what the student will be fed, to look at before days of training."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from deit_tf.config import DataConfig, TrainConfig
+from deit_tf.data import Source, masked_dataset, open_sources, train_dataset
+from deit_tf.data.preprocess import height_width
+from deit_tf.files import replacing
+from deit_tf.models.variants import find_variant
+
+MARGIN, LINES, FONT_SIZE = 8, 3, 13
+SMALLEST_SIDE = 96  # a picture is enlarged by whole factors until it is as wide
+SHOWN_SHARE = 0.01  # of a label, beyond what smoothing gives to every class
+GRAY = 128  # where a patch is hidden
+
+
+def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) -> Path:
+    """Write the first images of a run's first epoch as a PNG file, with their mixed labels, or hidden patches in grey.
+
+    Args:
+        config: The run.
+        file: Where to write; ends in `.png`.
+        images: Pictures on the sheet, at most a batch.
+        columns: Pictures per row.
+    Returns:
+        The file.
+    Raises:
+        ValueError: For another ending, a count that is not positive, or an unknown model.
+    """
+    path = Path(file)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"`file` ends in .png. Received: {file}")
+    if images < 1 or columns < 1:
+        raise ValueError(f"`images` and `columns` are positive. Received: images={images}, columns={columns}")
+    variant = find_variant(config.model.name)
+    training, _ = open_sources(config.data)
+    size = height_width(config.model.image_size or variant.image_size)
+    if config.task == "masked":
+        pixels = _masked(config, training, size, config.model.patch_size or variant.patch_size)
+        captions = [[]] * len(pixels)
+    else:
+        pixels, captions = _labeled(config, training, size)
+    sheet = _sheet(pixels[:images], captions[:images], columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        sheet.save(temporary)
+    return path
+
+
+def _labeled(config: TrainConfig, training: Source, size: tuple[int, int]) -> tuple[np.ndarray, list[list[str]]]:
+    """The first batch as uint8 [B, H, W, 3], and the classes of each image."""
+    batches = train_dataset(training, config.data, config.augment, size, epochs=1, seed=config.seed)
+    batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
+    spread = config.augment.resolve().label_smoothing / len(training.class_names)
+    return _pixels(batch, config.data), [_caption(row, spread, training.class_names) for row in labels]
+
+
+def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch: int) -> np.ndarray:
+    """The first batch as uint8 [B, H, W, 3], grey where a patch is hidden."""
+    batches = masked_dataset(
+        training, config.data, config.augment, config.mask, size, patch, epochs=1, seed=config.seed
+    )
+    batch = next(batches.as_numpy_iterator())
+    mask = batch["mask"].reshape(-1, size[0] // patch, size[1] // patch)
+    hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
+    return np.where(hidden, np.uint8(GRAY), _pixels(batch["image"], config.data))
+
+
+def _pixels(images: np.ndarray, data: DataConfig) -> np.ndarray:
+    """Undo the normalisation: uint8 [n, H, W, 3]; erased noise is clipped to 0..255."""
+    mean, std = (np.array(values, np.float32) for values in (data.mean, data.std))
+    return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
+
+
+def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[str]:
+    """The classes of a label [C] that have more than smoothing spreads over each, largest first."""
+    order = [index for index in np.argsort(-label, kind="stable")[:LINES] if label[index] > spread + SHOWN_SHARE]
+    return [f"{label[index]:.2f} {names[index]}" for index in order]
+
+
+def _sheet(images: np.ndarray, captions: list[list[str]], columns: int) -> Image.Image:
+    height, width = images.shape[1:3]
+    factor = -(-SMALLEST_SIDE // width)
+    font = ImageFont.load_default(FONT_SIZE)
+    cell = (width * factor + MARGIN, height * factor + MARGIN + LINES * (FONT_SIZE + 3))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (min(columns, len(images)) * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (pixels, lines) in enumerate(zip(images, captions, strict=True)):
+        left, top = MARGIN + i % columns * cell[0], MARGIN + i // columns * cell[1]
+        picture = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left, top))
+        text = "\n".join(_fit(line, cell[0] - MARGIN, font) for line in lines)
+        draw.multiline_text((left, top + height * factor + 2), text, "black", font, spacing=2)
+    return sheet
+
+
+def _fit(line: str, width: int, font: ImageFont.ImageFont) -> str:
+    """Cut a line to `width` pixels."""
+    while font.getlength(line) > width:
+        line = line[:-2] + "…"
+    return line

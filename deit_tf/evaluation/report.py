@@ -1,0 +1,225 @@
+"""What runs have to show: side by side in a terminal, and one of them on a page.
+
+The page is one HTML file with nothing outside it: no script, no font, no picture is fetched.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from deit_tf.evaluation.charts import line_chart, picture, tint, where
+from deit_tf.evaluation.findings import Decisions, Findings
+from deit_tf.files import replacing
+
+# column: field of the evaluation
+_SHARES = {
+    "top-1": "accuracy",
+    "cls head": "accuracy_cls",
+    "dist head": "accuracy_dist",
+    "as teacher": "teacher_agreement",
+}
+
+# title of a chart: label and field of metrics.jsonl for each line; what a run has not is left out
+_CHARTS: dict[str, dict[str, str]] = {
+    "Loss": {"training": "loss", "held out": "val_loss"},
+    "Parts of the loss, training": {"true labels": "base_loss", "teacher": "distillation_loss"},
+    "Parts of the loss, held out": {"true labels": "val_base_loss", "teacher": "val_distillation_loss"},
+    "Accuracy": {"training": "accuracy", "held out": "val_accuracy", "held out, moving average": "val_ema_accuracy"},
+    "Accuracy of each head, held out": {"class head": "val_accuracy_cls", "distillation head": "val_accuracy_dist"},
+    "Agreement with the teacher": {"training": "teacher_agreement", "held out": "val_teacher_agreement"},
+    "Learning rate": {"": "learning_rate"},
+    "Gradient norm": {"": "gradient_norm"},
+    "Images per second": {"": "images_per_second"},
+}
+_HEADLINE = {
+    "right, held out": "accuracy",
+    "class head": "accuracy_cls",
+    "distillation head": "accuracy_dist",
+    "agrees with the teacher": "teacher_agreement",
+}
+_WHO = {
+    "model": "model",
+    "cls": "class head",
+    "dist": "distillation head",
+    "teacher": "teacher",
+    "ema": "moving average",
+}
+MATRIX_CLASSES = 20  # the widest confusion matrix that is still read
+NO_BREAK = "\N{NO-BREAK SPACE}"
+LISTED = 40  # classes, or pairs of classes, in a list
+
+
+def compare(runs: Sequence[str]) -> Table:
+    """Put the final evaluations of several runs into one table.
+
+    Args:
+        runs: Run directories.
+    Returns:
+        A table with a row per run: kind of distillation, top-1 of the model and of its heads, agreement
+        with the teacher, images it was evaluated on, seconds of training.
+    Raises:
+        FileNotFoundError: If a folder holds no finished run.
+    """
+    table = Table("run", "kind", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("weights", *_SHARES, "images", "seconds"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        file = Path(run) / "summary.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{run} is no finished run: it has no summary.json.")
+        table.add_row(*_row(Path(run).name, json.loads(file.read_text())))
+    return table
+
+
+def _row(name: str, summary: dict) -> list[str]:
+    figures = summary["evaluation"]
+    weights = f"{summary['parameters'] / 1e6:.2f} M"
+    shares = [_percent(figures.get(field)) for field in _SHARES.values()]
+    images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
+    return [name, summary["kind"], weights, *shares, images, seconds]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def write_report(run: str | Path, out: str | Path | None = None, exports: str | Path | None = None) -> Path:
+    """Write one self-contained HTML page about a run: curves, decisions, pictures, attention, exports.
+
+    Args:
+        run: A run directory of `deit-tf train` or `deit-tf train-teacher`.
+        out: The file to write; `report.html` in the run by default.
+        exports: A folder to look for exported artefacts in, besides the run itself.
+    Returns:
+        The file.
+    Raises:
+        FileNotFoundError: If `run` is no finished run.
+    """
+    findings = Findings(run, exports)
+    loader = jinja2.PackageLoader("deit_tf.evaluation", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {
+        "picture": picture,
+        "percent": lambda share: _percent(share).replace(" ", NO_BREAK),
+        "megabytes": lambda size: f"{size / 1e6:.2f}{NO_BREAK}MB",
+    }
+    out = Path(out) if out else findings.path / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = environment.get_template("report.html").render(_page(findings))
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out
+
+
+def _page(findings: Findings) -> dict:
+    """Everything that the template shows."""
+    decisions = findings.decisions
+    page = {
+        "name": findings.run.name,
+        "summary": findings.summary,
+        "headline": _headline(findings),
+        "model": _model_rows(findings),
+        "charts": _charts(findings.epochs),
+        "reconstructions": findings.reconstructions,
+        "rollouts": [(pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts],
+        "artefacts": findings.artefacts,
+        "config": (findings.path / "config.yaml").read_text(),
+        "who": _WHO,
+        # Small images have large pixels, which are not to be blurred.
+        "rendering": "pixelated" if max(findings.run.processor.size) <= 64 else "auto",
+        "aspect": "{1} / {0}".format(*findings.run.processor.size),
+        "decided": None,
+    }
+    if decisions is not None:
+        page["decided"] = _decided(findings, decisions)
+    return page | {"notes": findings.notes}  # last: looking at the rest makes the notes
+
+
+def _decided(findings: Findings, decisions: Decisions) -> dict:
+    labels = findings.run.labels or tuple(map(str, range(findings.run.model.output_shape[-1])))
+    confusion = decisions.confusion(len(labels))
+    shown = {"mistakes": decisions.mistakes(), "disagreements": decisions.disagreements()}
+    pixels = findings.pictures({int(i) for indices in shown.values() for i in indices})
+    return {
+        "accuracy": decisions.accuracy(),
+        "agreement": decisions.agreement(),
+        "voices": [_WHO[name] for name in decisions.voices],
+        "images": len(decisions.truth),
+        "labels": labels,
+        "classes": _classes(confusion, labels),
+        "confusion": confusion if len(labels) <= MATRIX_CLASSES else None,
+        "confused": _confused(confusion, labels),
+        **{name: [_case(decisions, labels, int(i), pixels[int(i)]) for i in each] for name, each in shown.items()},
+    }
+
+
+def _case(decisions: Decisions, labels: Sequence[str], index: int, pixels: np.ndarray) -> dict:
+    """One held-out picture and what everyone says about it."""
+    said = {_WHO[name]: labels[top[index]] for name, top in decisions.top.items()}
+    truth, confidence = labels[decisions.truth[index]], float(decisions.confidence[index])
+    return {"number": index + 1, "pixels": pixels, "truth": truth, "said": said, "confidence": confidence}
+
+
+def _classes(confusion: np.ndarray, labels: Sequence[str]) -> list[dict]:
+    """Right answers per class; the weakest alone where there are many classes."""
+    counts = confusion.sum(1)
+    rows = [
+        {"label": label, "images": int(n), "share": float(confusion[i, i] / n)}
+        for i, (label, n) in enumerate(zip(labels, counts, strict=True))
+        if n
+    ]
+    return rows if len(rows) <= LISTED else sorted(rows, key=lambda row: row["share"])[:LISTED]
+
+
+def _confused(confusion: np.ndarray, labels: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Pairs (true class, decision, images) that are mixed up, the most frequent first."""
+    wrong = confusion * (1 - np.eye(len(labels), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    return [(labels[t], labels[d], int(wrong[t, d])) for t, d in pairs if wrong[t, d]]
+
+
+def _headline(findings: Findings) -> list[tuple[str, str]]:
+    figures, summary = findings.summary["evaluation"], findings.summary
+    shares = [(name, _percent(figures[field])) for name, field in _HEADLINE.items() if field in figures]
+    loss = [("loss, held out", f"{figures['loss']:.4f}")] if "loss" in figures and not shares else []
+    rest = [("weights", f"{summary['parameters'] / 1e6:.2f} M"), ("training", f"{summary['training_seconds']:.0f} s")]
+    return [*shares, *loss, *rest]
+
+
+def _model_rows(findings: Findings) -> list[tuple[str, str]]:
+    """Student and teacher in words."""
+    config, summary, size = findings.run.config, findings.summary, findings.run.processor.size
+    trained = config.teacher if summary["kind"] == "teacher" else config.model
+    rows = [
+        ("Model", f"{summary['model']}, {summary['parameters']:,} weights, images of {size[0]} x {size[1]} pixels"),
+        ("Trained on", f"{summary['training_images']:,} images of {config.data.source}, {summary['epochs']} epochs"),
+        ("Held out", f"{summary['evaluation_images']:,} images"),
+        ("Trunk from", trained.weights or "scratch"),
+        ("Learns from", _LEARNS[summary["kind"]]),
+    ]
+    if findings.teacher:
+        rows.append(("Teacher", f"{findings.teacher.name}: {findings.teacher.model.count_params():,} weights, frozen"))
+    return rows
+
+
+_LEARNS = {
+    "hard": "true labels and the teacher's decisions (hard distillation)",
+    "soft": "true labels and the teacher's probabilities (soft distillation)",
+    "none": "true labels alone",
+    "teacher": "true labels alone; it is a teacher",
+    "masked": "the images themselves: hidden patches are guessed (SimMIM)",
+}
+
+
+def _charts(epochs: list[dict]) -> list[dict]:
+    charts = []
+    for title, lines in _CHARTS.items():
+        known = {label: [epoch[field] for epoch in epochs if field in epoch] for label, field in lines.items()}
+        charts.append(line_chart(title, known))
+    return [chart for chart in charts if chart]

@@ -1,0 +1,1 @@
+"""What leaves the building: SavedModels and `.tflite` files, each compared with Keras before it gets its name."""

@@ -1,0 +1,140 @@
+"""Checkpoints of a running training: whole files, checked when they are read, so that a run survives any stop.
+
+`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and in its metadata
+where the run stands. These are for going on with a run; models to use are `.keras` files.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from deit_tf.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Args:
+        epoch: Epochs that are complete.
+        step: Steps into the next one.
+        figures: Means of that epoch's figures over those steps.
+        best: The best evaluation so far; None before the first.
+        best_step: Steps of the whole run at that evaluation.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    figures: dict[str, float] | None = None
+    best: float | None = None
+    best_step: int | None = None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: Where they lie.
+        keep: How many of the last ones stay, at least 1, besides the best.
+        writes: Whether this process writes; the others of a cluster only read.
+    """
+
+    def __init__(self, folder: Path, keep: int, writes: bool = True):
+        self.folder, self.keep, self.writes = folder, keep, writes
+
+    def files(self) -> list[Path]:
+        """All of them, the oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def write(self, variables: dict[str, keras.Variable], position: Position, steps: int) -> None:
+        """Write one, and remove what is too old.
+
+        Args:
+            variables: Every variable of the run, by a name of its own.
+            position: Where the run stands.
+            steps: Steps of the whole run so far.
+        Raises:
+            OSError: If the disk is full or fails; older checkpoints are whole then.
+        """
+        state = {name: np.array(variable, order="C") for name, variable in variables.items()}
+        if not self.writes:
+            return
+        target = self.folder / f"step-{steps:09d}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:
+                save_file(state, temporary, {"position": json.dumps(asdict(position)), "checksum": _checksum(state)})
+                _sync(temporary)
+            _sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            size = sum(array.nbytes for array in state.values()) / 1e6
+            raise OSError(
+                f"The checkpoint of step {steps} ({size:.1f} MB) could not be written to {self.folder}: {error}. "
+                "The checkpoints before it are whole: free some space and run the same command again."
+            ) from error
+        for old in self.files()[: -self.keep]:
+            if old.name != f"step-{position.best_step or 0:09d}.safetensors":
+                old.unlink()
+
+    def restore(self, variables: dict[str, keras.Variable]) -> Position | None:
+        """Read the newest one that is whole into `variables`; None where there is not any file.
+
+        Raises:
+            ValueError: If there are files and none is whole, or they are of another model.
+        """
+        for file in reversed(self.files()):
+            try:
+                state, position = _read(file)
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                log.warning("%s is damaged (%s): going back to the one before.", file, error)
+                continue
+            _assign(state, variables, file)
+            log.info("Going on from %s: %d epochs and %d steps.", file, position.epoch, position.step)
+            return position
+        if self.files():
+            raise ValueError(f"No checkpoint in {self.folder} is whole. Pass --overwrite to start over.")
+        return None
+
+
+def _read(file: Path) -> tuple[dict[str, np.ndarray], Position]:
+    with safe_open(file, "numpy") as opened:
+        metadata = opened.metadata()
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
+    if _checksum(state) != metadata["checksum"]:
+        raise ValueError("its checksum is wrong")
+    return state, Position(**json.loads(metadata["position"]))
+
+
+def _assign(state: dict[str, np.ndarray], variables: dict[str, keras.Variable], file: Path) -> None:
+    differing = {name for name in state.keys() & variables.keys() if state[name].shape != tuple(variables[name].shape)}
+    if wrong := sorted((state.keys() ^ variables.keys()) | differing):
+        raise ValueError(f"{file} is of another model: {', '.join(wrong[:5])} differ. Pass --overwrite to start over.")
+    for name, variable in variables.items():
+        variable.assign(state[name])
+
+
+def _checksum(state: dict[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {state[name].shape} ".encode())
+        digest.update(state[name].data)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, before anything relies on it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,334 @@
+"""From files to batches: sources, their faults, evaluation as Pillow does it, and the training stream."""
+
+import io
+import logging
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from deit_tf.config import AugmentConfig, DataConfig
+from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
+from deit_tf.data.preprocess import decode_image, height_width, normalize
+from deit_tf.data.sources import open_whole
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PHOTOS = load_sample_images().images
+
+
+def write(path, size=(12, 10), seed=0, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **kwargs)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, count in {"cat": 7, "dog": 12, "owl": 1}.items():
+        for i in range(count):
+            write(tmp_path / name / f"{i}.{'png' if i % 2 else 'jpg'}", seed=i)
+    return tmp_path
+
+
+def labels_of(source):
+    return Counter(int(item["label"]) for item in source.read(None).as_numpy_iterator())
+
+
+def test_digits():
+    train, held_out = open_sources(DataConfig("digits"))
+    assert (train.size, held_out.size, len(train.class_names)) == (1437, 360, 10)
+    item = next(iter(held_out.read(None)))
+    image = decode_image(item["image"])
+    assert image.shape == (8, 8, 3) and int(tf.reduce_max(image)) == 255
+    assert set(labels_of(held_out)) == set(range(10))
+
+
+def test_folder_holds_out_a_share_of_each_class(folder):
+    config = DataConfig(str(folder), holdout=0.25)
+    train, held_out = open_sources(config)
+    assert train.class_names == ("cat", "dog", "owl")
+    # A quarter of 7, 12 and 1; a single image is trained on.
+    assert labels_of(held_out) == {0: 2, 1: 3}
+    assert labels_of(train) == {0: 5, 1: 9, 2: 1}
+    write(folder / "dog" / "another.png")
+    again = [item["image"] for item in open_sources(config)[1].read(None).as_numpy_iterator()]
+    assert [item["image"] for item in held_out.read(None).as_numpy_iterator()] == again
+
+
+def test_folder_with_train_and_val(folder, tmp_path):
+    root = tmp_path / "split"
+    for name in ("cat", "dog"):
+        (root / "val" / name).mkdir(parents=True)
+        (root / "train").mkdir(exist_ok=True)
+        (folder / name).rename(root / "train" / name)
+        write(root / "val" / name / "x.png")
+    train, held_out = open_sources(DataConfig(str(root)))
+    assert (train.size, held_out.size) == (19, 2)
+    write(root / "val" / "bat" / "x.png")
+    with pytest.raises(ValueError, match="classes that .*train has not: bat"):
+        open_sources(DataConfig(str(root)))
+
+
+@pytest.mark.parametrize("beside", [None, "Val"])
+def test_train_without_val_is_held_out_from(folder, tmp_path, caplog, beside):
+    caplog.set_level(logging.INFO)
+    root = tmp_path / "split"
+    (root / "train").mkdir(parents=True)
+    for name in ("cat", "dog"):
+        (folder / name).rename(root / "train" / name)
+    if beside:
+        write(root / beside / "cat" / "x.png")
+    config = DataConfig(str(root), holdout=0.25)
+    train, held_out = open_sources(config)
+    assert train.class_names == held_out.class_names == ("cat", "dog")
+    assert labels_of(held_out) == {0: 2, 1: 3} and labels_of(train) == {0: 5, 1: 9}
+    assert open_whole(config).size == held_out.size
+    left_out = f", and left out {beside}" if beside else ""
+    assert f"has none of val, validation, valid, test: a share of train is held out{left_out}." in caplog.text
+
+
+def test_a_class_may_be_called_train(folder):
+    (folder / "dog").rename(folder / "train")
+    train, held_out = open_sources(DataConfig(str(folder)))
+    assert train.class_names == ("cat", "owl", "train") and train.size + held_out.size == 20
+    assert open_whole(DataConfig(str(folder))).size == 20
+
+
+@pytest.mark.parametrize("calls", [0, -2])
+def test_calls_that_are_no_number_of_images_are_refused(calls):
+    with pytest.raises(ValueError, match=f"`data.num_parallel_calls` is from 1, or -1 .* Received: {calls}"):
+        open_sources(DataConfig("digits", num_parallel_calls=calls))
+
+
+def test_open_whole_takes_every_image(folder):
+    assert open_whole(DataConfig(str(folder))).size == 20
+
+
+def test_bad_files_are_left_out_and_counted(folder, caplog):
+    good = (folder / "cat" / "0.jpg").read_bytes()
+    (folder / "cat" / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "cat" / "text.png").write_text("no image")
+    (folder / "cat" / "empty.jpg").write_bytes(b"")
+    (folder / "dog" / "notes.txt").write_text("no image")
+    with caplog.at_level(logging.WARNING):
+        train, held_out = open_sources(DataConfig(str(folder)))
+    assert train.size + held_out.size == 20
+    assert "Left out 3 files" in caplog.text and "cat/cut.jpg" in caplog.text
+    assert "Left out 1 files" in caplog.text and "dog/notes.txt" in caplog.text
+
+
+def test_folders_without_images_are_refused(folder, tmp_path):
+    (folder / "yak").mkdir()
+    with pytest.raises(ValueError, match="No images in class folder .*yak"):
+        open_sources(DataConfig(str(folder)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no class folders"):
+        open_sources(DataConfig(str(tmp_path / "empty")))
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        open_sources(DataConfig(str(tmp_path / "missing")))
+
+
+def test_tensorflow_datasets(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Shapes(tfds.core.GeneratorBasedBuilder):
+        """Six pictures of two classes."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(6), "test": self._generate_examples(4)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": np.full((9, 8, 3), 20 * i, np.uint8), "label": i % 2}
+
+    Shapes(data_dir=tmp_path, version="1.0.0").download_and_prepare()
+    config = DataConfig("tfds:shapes", data_dir=str(tmp_path))
+    train, held_out = open_sources(config)
+    assert (train.size, held_out.size, train.class_names) == (6, 4, ("a", "b"))
+    orders = [[int(i["index"]) for i in train.read(tf.constant([0, seed], tf.int64))] for seed in (1, 1, 2, 3)]
+    assert orders[0] == orders[1] and sorted(orders[0]) == list(range(6)) and len(set(map(tuple, orders))) > 1
+    both, _ = open_sources(replace(config, train_split="train+test[:50%]"))
+    items = list(both.read(None).as_numpy_iterator())
+    assert both.size == len(items) == 8 and [item["index"] for item in items] == list(range(8))
+    for split in ("tran", "train+tset", "train+"):
+        told = f"is one of train, test, or several joined by +. Received: {split!r}"
+        with pytest.raises(ValueError, match=re.escape(told)):
+            open_sources(replace(config, train_split=split))
+
+
+def test_tensorflow_datasets_to_download_by_hand(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class ByHand(tfds.core.GeneratorBasedBuilder):
+        """Files behind a registration, as those of imagenet2012 are."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Register at example.org and put pictures.tar there."
+
+        def _info(self):
+            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a", "b"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(dl_manager.manual_dir / "pictures.tar")}
+
+        def _generate_examples(self, path):
+            yield 0, {"image": str(path), "label": 0}
+
+    with pytest.raises(FileNotFoundError, match="(?s)tfds:by_hand cannot be prepared.*put pictures.tar there"):
+        open_sources(DataConfig("tfds:by_hand", data_dir=str(tmp_path)))
+
+
+def test_permutations_are_exact_and_seeded():
+    train, _ = open_sources(DataConfig("digits"))
+    orders = [
+        [int(i) for i in train.read(tf.constant([5, s], tf.int64)).map(lambda item: item["index"])] for s in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == list(range(train.size))
+
+
+def test_evaluation_is_pillows():
+    reference = np.load(GOLDEN / "pil_eval_64.npz")
+    processor = ImageProcessor(64, crop_ratio=0.875)
+    for i, photo in enumerate(PHOTOS):
+        difference = np.abs(np.int32(processor.crop(tf.constant(photo))) - reference[f"crop_{i}"])
+        # Both round to whole grey levels, Pillow after each of its two passes.
+        assert difference.max() <= 1
+
+
+def as_file(pixels, mode="RGB", form="png", **kwargs):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, form, **kwargs)
+    return file.getvalue()
+
+
+def test_decoding_equals_pillow():
+    jpeg = as_file(PHOTOS[0], form="jpeg", quality=80)
+    np.testing.assert_array_equal(decode_image(jpeg), np.asarray(Image.open(io.BytesIO(jpeg))))
+
+
+@pytest.mark.parametrize(
+    "mode, form",
+    [("L", "png"), ("RGBA", "png"), ("L", "jpeg"), ("CMYK", "jpeg"), ("RGB", "bmp"), ("P", "gif"), ("RGB", "webp")],
+)
+def test_every_kind_of_file(mode, form):
+    image = ImageProcessor(32)(as_file(PHOTOS[0], mode, form))
+    assert image.shape == (32, 32, 3) and np.isfinite(image).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (5, 7), (64, 64)])
+def test_any_shape_of_image(shape):
+    pixels = np.zeros((*shape, 3), np.uint8)
+    assert ImageProcessor(32)(as_file(pixels)).shape == (32, 32, 3)
+    assert ImageProcessor((32, 48))(as_file(pixels)).shape == (32, 48, 3)
+
+
+def test_normalize():
+    pixels = np.uint8([[[0, 128, 255]]])
+    expected = (pixels / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.3]
+    # float32 at values up to 5
+    np.testing.assert_allclose(normalize(pixels, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)), expected, atol=2e-6)
+
+
+def test_bad_processors():
+    with pytest.raises(ValueError, match="`crop_ratio` lies in"):
+        ImageProcessor(32, crop_ratio=0)
+    for size in (0, (3,), "8"):
+        with pytest.raises(ValueError, match="`image_size`"):
+            height_width(size)
+
+
+def test_evaluation_set_counts_every_image():
+    data = DataConfig("digits", batch_size=100)
+    batches = list(eval_dataset(open_sources(data)[1], data, ImageProcessor(16, 1.0)))
+    assert [len(labels) for _, labels in batches] == [100, 100, 100, 60]
+    assert batches[0][0].shape == (100, 16, 16, 3)
+
+
+DIGITS = DataConfig("digits", batch_size=50)
+FULL = AugmentConfig("deit")
+
+
+def stream(take=3, data=DIGITS, augment=FULL, **kwargs):
+    train, _ = open_sources(data)
+    batches = train_dataset(train, data, augment, 16, **{"epochs": 2, **kwargs})
+    return [(np.array(images), np.array(labels)) for images, labels in batches.take(take)]
+
+
+def equal(a, b):
+    return all((x == y).all() and (s == t).all() for (x, s), (y, t) in zip(a, b, strict=True))
+
+
+def test_the_same_seed_gives_the_same_bytes_at_any_parallelism():
+    first = stream(seed=3, data=replace(DIGITS, num_parallel_calls=1))
+    assert equal(first, stream(seed=3, data=replace(DIGITS, num_parallel_calls=8)))
+    assert not equal(first, stream(seed=4))
+    images, labels = first[0]
+    assert images.shape == (50, 16, 16, 3) and images.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
+
+
+def test_epochs_differ_and_a_resumed_stream_goes_on_exactly():
+    steps = 1437 // 50
+    whole = stream(take=-1, augment=AugmentConfig("light"))
+    assert len(whole) == 2 * steps
+    assert not equal(whole[:steps], whole[steps:])
+    for first in (1, steps - 1, steps, steps + 5):
+        resumed = stream(take=-1, augment=AugmentConfig("light"), first_step=first)
+        assert equal(resumed, whole[first:])
+
+
+REPLICAS = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from deit_tf.config import AugmentConfig, DataConfig
+from deit_tf.data import open_sources, train_dataset
+data = DataConfig("digits", batch_size=48)
+stream = train_dataset(open_sources(data)[0], data, AugmentConfig("deit"), 16, epochs=1, seed=3).take(3)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+shared = [[strategy.experimental_local_results(part) for part in batch]
+          for batch in strategy.experimental_distribute_dataset(stream)]
+whole = list(stream.as_numpy_iterator())
+assert len(shared) == len(whole) == 3
+for (images, labels), (image_parts, label_parts) in zip(whole, shared):
+    assert [len(part) for part in image_parts] == [24, 24]
+    assert (np.concatenate(image_parts) == images).all() and (np.concatenate(label_parts) == labels).all()
+"""
+
+
+def test_two_replicas_share_one_global_batch():
+    subprocess.run([sys.executable, "-c", REPLICAS], check=True, timeout=300)  # devices are split before they are used
+
+
+def test_repeated_augmentation_shows_each_image_three_times_anew():
+    plain = AugmentConfig("light", repeats=3, label_smoothing=0.0)
+    images, labels = stream(take=1, augment=plain, data=replace(DIGITS, batch_size=48))[0]
+    trios = labels.reshape(16, 3, 10).argmax(-1)
+    assert (trios == trios[:, :1]).all()
+    views = images.reshape(16, 3, -1)
+    assert all((a != b).any() for a, b, c in views) and all((b != c).any() for a, b, c in views)
+    assert len(stream(take=-1, augment=plain, epochs=1)) == 1437 // 50
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="between 1 and the 1437 images of digits/train.*Received: 2000"):
+        stream(data=replace(DIGITS, batch_size=2000))

@@ -1,0 +1,260 @@
+"""The report: every section, untrusted names escaped, a text for each picture, nothing fetched; in Chromium as well."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deit_tf
+from deit_tf.cli import main
+from deit_tf.config import DataConfig, DistillConfig, MaskConfig, StudentConfig, TeacherConfig, TrainConfig
+from deit_tf.evaluation.charts import line_chart, ticks, tint
+from deit_tf.evaluation.findings import Decisions, Findings
+from deit_tf.evaluation.report import write_report
+from deit_tf.files import write_json
+from deit_tf.models.resnet import create_resnet
+from deit_tf.runs import load_run, write_config
+
+CLASSES = ("<img src=x onerror=alert(1)>", 'quote" & {{ 7 * 7 }}', "plain")
+EPOCH = {
+    "loss": 1.0, "val_loss": 1.2, "base_loss": 1.0, "val_base_loss": 1.1, "distillation_loss": 0.9,
+    "val_distillation_loss": 1.0, "accuracy": 0.4, "val_accuracy": 0.5, "val_accuracy_cls": 0.5,
+    "val_accuracy_dist": 0.4, "teacher_agreement": 0.3, "val_teacher_agreement": 0.2, "learning_rate": 1e-3,
+    "gradient_norm": 2.0, "images_per_second": 90.0,
+}  # fmt: skip
+
+
+def write_run(folder, config, model, file, kind, epochs):
+    folder.mkdir()
+    write_config(replace(config, out=str(folder)), folder / "config.yaml")
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"epoch": e + 1, **EPOCH}) + "\n" for e in range(epochs)))
+    model.save(folder / file)
+    figures = {"loss": 1.2} if kind == "masked" else {"accuracy": 0.5, "loss": 1.2}
+    summary = {
+        "model": model.name, "parameters": model.count_params(), "kind": kind, "epochs": epochs, "evaluation": figures,
+        "training_seconds": 3.0, "training_images": 24, "evaluation_images": 9,
+    }  # fmt: skip
+    write_json(summary, folder / "summary.json")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 3)):
+        for name in CLASSES:
+            (root / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(root / "images" / split / name / f"{i}.png")
+    tiny = dict(image_size=16, patch_size=4, depth=1)
+    config = TrainConfig(
+        model=StudentConfig("deit_test", **tiny, drop_path_rate=0.0),
+        data=DataConfig(str(root / "images"), batch_size=2, verify=False),
+        distill=DistillConfig(teacher=str(root / "teacher")),
+        mask=MaskConfig(unit=8),
+    )
+    teacher = create_resnet("resnet20", num_classes=3, image_size=16)
+    student = deit_tf.create_model("deit_test", num_classes=3, **tiny)
+    write_run(root / "teacher", config, teacher, "teacher.keras", "teacher", 1)
+    write_run(root / "student", config, student, "student.keras", "hard", 3)
+    student.save(root / "student" / "student_ema.keras")
+    run = load_run(root / "student")
+    deit_tf.export_saved_model(run.model, root / "exports", processor=run.processor, labels=None, images=run.samples)
+    (root / "exports" / "broken.tflite").write_text("no model")
+    masked = deit_tf.create_masked_model("deit_test", **tiny)
+    write_run(root / "masked", replace(config, task="masked"), masked, "masked.keras", "masked", 2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    main(["report", str(runs / "student"), "--exports", str(runs / "exports")])
+    return runs / "student" / "report.html"
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def named(self, *names):
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def headings(path):
+    return re.findall(r"<h2>(.*?)</h2>", path.read_text())
+
+
+def test_sections_of_a_student(page):
+    assert headings(page) == [
+        "Who is right, and who agrees", "Curves", "Classes", "Confusion", "Most confident mistakes",
+        "Where class head, distillation head, teacher disagree", "Where the attention comes from",
+        "Exported artefacts", "Config",
+    ]  # fmt: skip
+    text = page.read_text()
+    for chart in ("Loss", "Learning rate", "Gradient norm", "Images per second", "Accuracy of each head, held out"):
+        assert f"<figcaption>{chart}</figcaption>" in text
+    words = " ".join(Tags(text).words)
+    for row in ("class head", "distillation head", "moving average", "teacher", "broken.tflite"):
+        assert row in words
+
+
+def test_sections_of_a_teacher_and_of_a_masked_run(runs):
+    teacher = headings(write_report(runs / "teacher", runs / "teacher.html"))
+    assert "Confusion" in teacher and "Where the attention comes from" not in teacher
+    masked = write_report(runs / "masked", runs / "masked.html")
+    assert headings(masked) == ["Curves", "Reconstructions", "Config"]
+    assert len(Tags(masked.read_text()).named("img")) == 3 * 9  # nine held-out images, each in three states
+
+
+def test_a_teacher_tells_its_own_weights_and_its_moving_average(runs, tmp_path):
+    folder = shutil.copytree(runs / "teacher", tmp_path / "teacher")
+    config = load_run(folder).config
+    model, teacher = replace(config.model, weights="students"), TeacherConfig(weights="teachers")
+    write_config(replace(config, model=model, teacher=teacher), folder / "config.yaml")
+    shutil.copy(folder / "teacher.keras", folder / "teacher_ema.keras")
+    words = [word.strip() for word in Tags(write_report(folder).read_text()).words if word.strip()]
+    assert words[words.index("Trunk from") + 1] == "teachers"
+    decisions = Findings(folder).decisions
+    np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
+
+
+def test_names_are_escaped(page):
+    tags = Tags(page.read_text())
+    assert all(image["src"].startswith("data:image/png;base64,") for image in tags.named("img"))
+    assert not any(name.startswith("on") for _, attributes in tags.tags for name in attributes)
+    words = [word.strip() for word in tags.words]
+    assert CLASSES[0] in words and CLASSES[1] in words  # and "49" would stand where a name were a template
+
+
+def test_every_picture_has_an_alternative_text(page):
+    tags = Tags(page.read_text())
+    assert len(tags.named("img")) > 9
+    assert all(len(image["alt"]) > 8 for image in tags.named("img"))
+    assert all(svg.get("aria-hidden") or len(svg["aria-label"]) > 8 for svg in tags.named("svg"))
+
+
+def test_nothing_is_fetched(page):
+    text = page.read_text()
+    tags = Tags(text)
+    assert not tags.named("script", "link", "iframe", "object", "embed", "base")
+    assert not re.search(r"https?://|url\(|@import", text.replace("&#39;", "'"))
+    assert {attributes["src"][:5] for _, attributes in tags.tags if "src" in attributes} == {"data:"}
+
+
+def test_figures_are_those_of_the_model(runs, page):
+    findings = Findings(runs / "student", runs / "exports")
+    decisions = findings.decisions
+    matrix = decisions.confusion(3)
+    assert matrix.sum() == 9 and np.trace(matrix) / 9 == pytest.approx(decisions.accuracy()["model"])
+    np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
+    saved, broken = sorted(findings.artefacts, key=lambda each: bool(each.error))
+    assert saved.agreement["max_difference"] < 1e-4  # the limit under which it was exported
+    assert broken.error and broken.size == len("no model")
+
+
+def test_mistakes_and_disagreements_come_in_order():
+    top = {"model": np.array([0, 1, 1, 0]), "cls": np.array([0, 1, 1, 0]), "dist": np.array([0, 0, 2, 0])}
+    decisions = Decisions(np.zeros(4, int), {**top, "teacher": np.array([0, 0, 0, 0])}, np.array([0.9, 0.6, 0.8, 0.7]))
+    assert decisions.mistakes().tolist() == [2, 1]
+    assert decisions.disagreements().tolist() == [2, 1]  # three opinions before two
+    assert decisions.voices == ["cls", "dist", "teacher"]
+    plain = Decisions(np.zeros(2, int), {"model": np.array([0, 1]), "teacher": np.array([0, 0])}, np.array([0.9, 0.6]))
+    assert plain.voices == ["model", "teacher"] and plain.disagreements().tolist() == [1]
+    assert decisions.agreement() == {"model": 0.5, "cls": 0.5, "dist": 0.75}
+
+
+def test_a_run_without_its_data_or_teacher_says_so(runs, tmp_path, monkeypatch):
+    shutil.copytree(runs / "student", tmp_path / "moved")
+    config = load_run(runs / "student").config
+    file = tmp_path / "moved" / "config.yaml"
+    write_config(replace(config, distill=replace(config.distill, teacher="nowhere")), file)
+    assert "opinions are missing" in write_report(tmp_path / "moved").read_text()
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    write_config(replace(config, distill=replace(config.distill, teacher="keras-hub:resnet")), file)
+    assert "pip install keras-hub" in write_report(tmp_path / "moved").read_text()
+    write_config(replace(config, data=replace(config.data, source="nowhere")), file)
+    page = write_report(tmp_path / "moved")
+    assert "not at hand" in page.read_text() and headings(page) == ["Curves", "Config"]
+
+
+def test_an_unfinished_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path)])
+    assert "is no finished run" in capsys.readouterr().err
+
+
+def test_line_chart():
+    chart = line_chart("Loss", {"a": [2.0, 1.0, float("nan")], "b": []})
+    assert [line["label"] for line in chart["lines"]] == ["a"]
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in chart["lines"][0]["points"].split())
+    assert x1 > x0 and y1 > y0  # SVG counts downwards
+    assert chart["summary"] == "a 2 at first, 1 at last"
+    assert line_chart("Nothing", {"a": [float("inf")]}) is None
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_tint_is_strongest_where_the_weight_is():
+    tinted = tint(np.zeros((4, 8, 3), np.uint8), np.array([[0.0, 0.5], [0.0, 1.0]]))
+    assert tinted[0, 0].tolist() == [0, 0, 0] and tinted[3, 7].tolist() == [127, 70, 0]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def browse(folder, file, width, *flags):
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900", *flags, file.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def requested_hosts(folder, file):
+    """Hosts that the browser asked for, without those that Chromium itself looks up at every start."""
+    log = folder / "net.json"
+    picture = f"--screenshot={folder / 'page.png'}"
+    done = browse(folder, file, 1200, picture, f"--log-net-log={log}", "--enable-logging=stderr")
+    hosts = set(re.findall(r'"url":"(?:https?|wss?)://([^/"]+)', log.read_text()))
+    return {host for host in hosts if not re.search(r"(^|\.)(google|googleapis|gvt1)\.com$", host)}, done.stderr
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
+def test_chromium_renders_it_without_errors_or_requests(page, tmp_path):
+    hosts, messages = requested_hosts(tmp_path, page)
+    assert hosts == set()
+    assert "CONSOLE" not in messages, messages
+    colors = Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 20)
+    assert len(colors) > 100  # text, lines and pictures, and not one blank sheet
+    (tmp_path / "guilty.html").write_text("<img src='http://outside.invalid/'><script>undefined_function()</script>")
+    hosts, messages = requested_hosts(tmp_path, tmp_path / "guilty.html")
+    assert hosts == {"outside.invalid"} and "CONSOLE" in messages  # so the two checks above can fail
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_chromium_needs_no_sideways_scrolling(page, tmp_path, width):
+    # The page forbids scripts, so a copy without that line measures itself.
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    probe = "<script>document.title = innerWidth + ' ' + document.documentElement.scrollWidth</script></body>"
+    (tmp_path / "copy.html").write_text(text.replace("</body>", probe))
+    measured = browse(tmp_path, tmp_path / "copy.html", width, "--dump-dom").stdout
+    title = re.search(r"<title>(\d+) (\d+)</title>", measured)
+    assert int(title[2]) <= int(title[1])
