@@ -1,4 +1,5 @@
-"""Peak memory and time of a training step, by the number of micro-batches its batch is worked off in.
+"""Peak memory and time of a training step, by the number of micro-batches its batch is worked off
+in.
 
 python benchmarks/accumulation.py --batch 32 --micro-batches 1 4
 """
@@ -18,7 +19,9 @@ from rich.table import Table
 
 
 def measure(model: str, precision: str, batch: int, micro_batches: int, steps: int) -> dict:
-    """Train on random images in this process; seconds of the best step, and megabytes that training added."""
+    """Train on random images in this process; seconds of the best step, and megabytes that training
+    added.
+    """
     import keras
     import numpy as np
     import tensorflow as tf
@@ -59,7 +62,9 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.model, given.precision, given.batch, given.one, given.steps)))
+        print(
+            json.dumps(measure(given.model, given.precision, given.batch, given.one, given.steps))
+        )
         return
     found = {parts: [] for parts in given.micro_batches}
     for _ in range(given.rounds):
@@ -68,11 +73,19 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
     best = {parts: min(result["seconds"] for result in results) for parts, results in found.items()}
-    table = Table("micro-batches", "peak memory of training", "images per second", "time per step", title=given.model)
+    table = Table(
+        "micro-batches",
+        "peak memory of training",
+        "images per second",
+        "time per step",
+        title=given.model,
+    )
     for parts, results in found.items():
         memory = max(result["megabytes"] for result in results)
         ratio = best[parts] / best[given.micro_batches[0]]
-        table.add_row(str(parts), f"{memory:,.0f} MB", f"{given.batch / best[parts]:.1f}", f"{ratio:.2f} x")
+        table.add_row(
+            str(parts), f"{memory:,.0f} MB", f"{given.batch / best[parts]:.1f}", f"{ratio:.2f} x"
+        )
     Console(width=100).print(table)
 
 

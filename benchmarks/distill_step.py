@@ -1,7 +1,9 @@
-"""What the distillation step costs beyond its parts: against a student step and a teacher forward, in turns.
+"""What the distillation step costs beyond its parts: against a student step and a teacher forward,
+in turns.
 
-DeiT-tiny distilled at 224 under a RegNetY or a ResNet-50 with random weights; the arithmetic does not mind. The two
-parts run apart, one after the other; the ratio of their sum and the whole step counts.
+DeiT-tiny distilled at 224 under a RegNetY or a ResNet-50 with random weights; the arithmetic does
+not mind. The two parts run apart, one after the other; the ratio of their sum and the whole step
+counts.
 
     python benchmarks/distill_step.py --rounds 5 --teacher regnety_016 --json distill_step.json
 """
@@ -97,26 +99,42 @@ def show(seconds: dict[str, list[float]], title: str) -> None:
     for name, row in seconds.items():
         table.add_row(name, f"{min(row) * 1e3:.0f}", f"{statistics.median(row) * 1e3:.0f}")
     Console(width=90).print(table)
-    print(f"whole / parts: {ratio(seconds):.3f} of the best, {ratio(seconds, statistics.median):.3f} of the medians")
+    print(
+        f"whole / parts: {ratio(seconds):.3f} of the best, "
+        f"{ratio(seconds, statistics.median):.3f} of the medians"
+    )
 
 
 def main() -> None:
     """Measure at every precision asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each part")
     parser.add_argument("--batch", type=int, default=32, help="images per batch")
-    parser.add_argument("--teacher", default="resnet50", help="`resnet50` or a RegNetY, such as regnety_160")
+    parser.add_argument(
+        "--teacher", default="resnet50", help="`resnet50` or a RegNetY, such as regnety_160"
+    )
     parser.add_argument("--precisions", nargs="+", default=list(POLICIES), choices=list(POLICIES))
-    parser.add_argument("--teacher-precision", choices=list(POLICIES), help="by default the student's")
+    parser.add_argument(
+        "--teacher-precision", choices=list(POLICIES), help="by default the student's"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", metavar="FILE", help="write the figures and the machine here as well")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures and the machine here as well"
+    )
     args = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     report = {"machine": machine.describe(), "tables": []}
     for precision in args.precisions:
         seconds = measure(contenders(args, precision), args.rounds)
-        show(seconds, f"batch {args.batch}, {precision}, teacher {args.teacher}; {args.threads} threads")
-        report["tables"].append({"precision": precision, "seconds": seconds, "ratio": ratio(seconds)})
+        show(
+            seconds,
+            f"batch {args.batch}, {precision}, teacher {args.teacher}; {args.threads} threads",
+        )
+        report["tables"].append(
+            {"precision": precision, "seconds": seconds, "ratio": ratio(seconds)}
+        )
     peers.write(report | {"settings": vars(args)}, args.json)
 
 

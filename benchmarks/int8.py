@@ -1,6 +1,8 @@
-"""Ways to make a .tflite file int8, on one trained model: agreement with Keras, accuracy, size and time.
+"""Ways to make a .tflite file int8, on one trained model: agreement with Keras, accuracy, size and
+time.
 
-Times are of one thread, all files in turns. `deit_tf` in a name marks what `export/to_tflite.py --variants` writes.
+Times are of one thread, all files in turns. `deit_tf` in a name marks what `export/to_tflite.py
+--variants` writes.
 
     python benchmarks/int8.py RUN --pictures 2000 --json int8.json
 """
@@ -26,7 +28,14 @@ from rich.table import Table
 
 from deit_tf.exporting.compare import agreement, deviation
 from deit_tf.exporting.quantize import OPS, SIGNATURE, quantize_int8, smooth
-from deit_tf.exporting.tflite import convert, float32_twin, latencies, load_tflite, op_counts, save_fixed_batch
+from deit_tf.exporting.tflite import (
+    convert,
+    float32_twin,
+    latencies,
+    load_tflite,
+    op_counts,
+    save_fixed_batch,
+)
 from deit_tf.models.layers import Block
 from deit_tf.runs import load_run
 
@@ -51,8 +60,14 @@ def trials(model: keras.Model, images: np.ndarray) -> Iterator[tuple[str, bytes]
     yield "products with weights, its own calibration", self_calibrated(plain, images, OPS)
     yield "products with weights", quantize_int8(plain, images)
     yield SHIPPED, quantize_int8(smoothed, images)
-    yield f"the same, {COVERED} % of the values", quantize_int8(smoothed, images, measure=most_values)
-    yield f"the same, {FEW} calibration pictures", quantize_int8(smoothed, images[:: max(1, len(images) // FEW)])
+    yield (
+        f"the same, {COVERED} % of the values",
+        quantize_int8(smoothed, images, measure=most_values),
+    )
+    yield (
+        f"the same, {FEW} calibration pictures",
+        quantize_int8(smoothed, images[:: max(1, len(images) // FEW)]),
+    )
     yield "the same, attention's products too", quantize_int8(smoothed, images, ops=attention)
     yield "the same, GELU too", quantize_int8(smoothed, images, ops=gelu)
     wild = enlarged(model)
@@ -83,8 +98,13 @@ def self_calibrated(content: bytes, images: np.ndarray, ops: tuple[str, ...]) ->
     made = quantizer.Quantizer(bytearray(content))
     for op in ops:
         made.add_static_config(".*", op, activation_num_bits=8, weight_num_bits=8)
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        ranges = made.calibrate({SIGNATURE: [{"images": image[None]} for image in images]}, num_threads=1)
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # progress bars
+        ranges = made.calibrate(
+            {SIGNATURE: [{"images": image[None]} for image in images]}, num_threads=1
+        )
         return bytes(made.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
@@ -95,7 +115,9 @@ def most_values(values: np.ndarray) -> tuple[float, float]:
 
 
 def enlarged(model: keras.Model) -> keras.Model:
-    """The same function, with channels of each block's norms enlarged and the next kernel reduced alike."""
+    """The same function, with channels of each block's norms enlarged and the next kernel reduced
+    alike.
+    """
     copy, random = keras.models.clone_model(model), np.random.default_rng(0)
     copy.set_weights(model.get_weights())
     for block in (layer for layer in copy.layers if isinstance(layer, Block)):
@@ -113,13 +135,20 @@ def measured(file: Path, pictures: Pictures, reference: np.ndarray) -> dict:
     logits, labels = load_tflite(file)(pictures.images), pictures.labels
     accuracy = float((logits.argmax(-1) == labels).mean())
     counted = agreement(logits, reference)
-    return {"bytes": file.stat().st_size, "accuracy": accuracy, **counted, **deviation(logits, reference)}
+    return {
+        "bytes": file.stat().st_size,
+        "accuracy": accuracy,
+        **counted,
+        **deviation(logits, reference),
+    }
 
 
 def show(figures: dict[str, dict], pictures: int, accuracy: float) -> None:
     """Print a row per way."""
     title = f"{pictures} held-out pictures, of which Keras gets {accuracy:.4f} right"
-    table = Table("", "MB", "of float32", "time", "top-1", "where clear", "accuracy", "rel. RMS", title=title)
+    table = Table(
+        "", "MB", "of float32", "time", "top-1", "where clear", "accuracy", "rel. RMS", title=title
+    )
     whole = figures["deit_tf float32"]
     for name, row in figures.items():
         (low, high), clear = row["top1"]["interval"], row["clear"]
@@ -129,16 +158,24 @@ def show(figures: dict[str, dict], pictures: int, accuracy: float) -> None:
             f"{clear['hits']}/{clear['images']}",
         )
         time = f"{row['best_ms'] / whole['best_ms']:.2f}"
-        table.add_row(name, *size, time, *agreed, f"{row['accuracy']:.4f}", f"{row['relative_rms']:.4f}")
+        table.add_row(
+            name, *size, time, *agreed, f"{row['accuracy']:.4f}", f"{row['relative_rms']:.4f}"
+        )
     Console(width=160).print(table)
 
 
 def main() -> None:
     """Make every file, then measure them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", metavar="RUN", help="run directory of a student whose data is at hand")
-    parser.add_argument("--pictures", type=int, default=1000, help="held-out pictures to compare on (default: 1000)")
-    parser.add_argument("--calibration", type=int, default=256, help="training pictures (default: 256)")
+    parser.add_argument(
+        "run", metavar="RUN", help="run directory of a student whose data is at hand"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=1000, help="held-out pictures to compare on (default: 1000)"
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=256, help="training pictures (default: 256)"
+    )
     parser.add_argument("--rounds", type=int, default=40, help="turns of the timing (default: 40)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     args = parser.parse_args()

@@ -1,8 +1,9 @@
-"""What a teacher's labels computed ahead cost and save: their size, and the training step with and without them.
+"""What a teacher's labels computed ahead cost and save: their size, and the training step with and
+without them.
 
-The same student takes steps on the same images, in turns: without a teacher, from labels on disk (reading, checking and
-expanding them included), and under the live teacher. Weights are random; the arithmetic does not mind. Ratios count:
-figures of two runs on a shared machine do not compare.
+The same student takes steps on the same images, in turns: without a teacher, from labels on disk
+(reading, checking and expanding them included), and under the live teacher. Weights are random; the
+arithmetic does not mind. Ratios count: figures of two runs on a shared machine do not compare.
 
     python benchmarks/label_cache.py --rounds 5 --steps 3 --json label_cache.json
 """
@@ -32,7 +33,11 @@ from deit_tf.zoo import create_regnety
 
 CLASSES, TOP_K = 1000, 10
 WITHOUT, CACHED, LIVE = "without a teacher", "labels from disk", "live teacher"
-KINDS = {"hard, 10 classes": (10, 0), "hard, 1000 classes": (CLASSES, 0), "soft, k = 10": (CLASSES, TOP_K)}
+KINDS = {
+    "hard, 10 classes": (10, 0),
+    "hard, 1000 classes": (CLASSES, 0),
+    "soft, k = 10": (CLASSES, TOP_K),
+}
 
 
 def layout(classes: int, top_k: int, batch: int) -> Layout:
@@ -63,7 +68,10 @@ def sizes() -> dict[str, dict[str, float]]:
                 raise RuntimeError(f"{unit.name} is damaged")
             seconds = time.perf_counter() - started
         millions = made.count(unit) / 1e6
-        results[name] = {"MB_per_million": written / 1e6 / millions, "check_s_per_million": seconds / millions}
+        results[name] = {
+            "MB_per_million": written / 1e6 / millions,
+            "check_s_per_million": seconds / millions,
+        }
     return results
 
 
@@ -104,7 +112,9 @@ def stepper(args: argparse.Namespace, batches: tf.data.Dataset, kind: str, teach
     return run
 
 
-def measure(runs: dict[str, Callable[[int], None]], rounds: int, steps: int) -> dict[str, dict[str, float]]:
+def measure(
+    runs: dict[str, Callable[[int], None]], rounds: int, steps: int
+) -> dict[str, dict[str, float]]:
     """Seconds per step of each in turns; the ratio to the first is the median over the rounds."""
     seconds = {name: [] for name in runs}
     for _ in range(rounds):
@@ -118,7 +128,9 @@ def measure(runs: dict[str, Callable[[int], None]], rounds: int, steps: int) -> 
             "step_s_best": min(each),
             "step_s_median": statistics.median(each),
             "ratio_best": min(each) / min(seconds[first]),
-            "ratio_median": statistics.median(a / b for a, b in zip(each, seconds[first], strict=True)),
+            "ratio_median": statistics.median(
+                a / b for a, b in zip(each, seconds[first], strict=True)
+            ),
         }
         for name, each in seconds.items()
     }
@@ -131,31 +143,47 @@ def show(size: dict[str, dict[str, float]], steps: dict[str, dict[str, float]], 
     for name, row in size.items():
         table.add_row(name, f"{row['MB_per_million']:.2f}", f"{row['check_s_per_million']:.3f}")
     console.print(table)
-    table = Table("step", "s, best", "s, median", "x without, best", "x without, median", title=title)
+    table = Table(
+        "step", "s, best", "s, median", "x without, best", "x without, median", title=title
+    )
     for name, row in steps.items():
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("step_s_best", "step_s_median")),
                       *(f"{row[key]:.3f}" for key in ("ratio_best", "ratio_median")))  # fmt: skip
     console.print(table)
     faster = steps[LIVE]["step_s_best"] / steps[CACHED]["step_s_best"]
-    console.print(f"From labels on disk a step is {faster:.2f} times as fast as under the live teacher.")
+    console.print(
+        f"From labels on disk a step is {faster:.2f} times as fast as under the live teacher."
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--batch", type=int, default=8, help="images per step")
-    parser.add_argument("--size", type=int, default=224, help="height and width of the images in pixels")
+    parser.add_argument(
+        "--size", type=int, default=224, help="height and width of the images in pixels"
+    )
     parser.add_argument("--model", default="deit_tiny_distilled_patch16_224", help="the student")
     parser.add_argument("--teacher", default="regnety_160", help="a RegNetY")
-    parser.add_argument("--kind", choices=["hard", "soft"], default="hard", help="soft keeps 10 logits of each answer")
+    parser.add_argument(
+        "--kind",
+        choices=["hard", "soft"],
+        default="hard",
+        help="soft keeps 10 logits of each answer",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     size = sizes()
     with tempfile.TemporaryDirectory() as folder:
         steps = measure(contenders(args, Path(folder)), args.rounds, args.steps)
-    title = f"{args.model}, {args.teacher}, {args.kind}, batch {args.batch} at {args.size}; {os.cpu_count()} cores"
+    title = (
+        f"{args.model}, {args.teacher}, {args.kind}, batch {args.batch} at {args.size}; "
+        f"{os.cpu_count()} cores"
+    )
     show(size, steps, title)
     if args.json:
         content = {"settings": vars(args) | {"cpus": os.cpu_count()}, "sizes": size, "steps": steps}

@@ -1,4 +1,5 @@
-"""What the machine can do and what the model asks of it: matrix-product peak, model FLOPs, a description.
+"""What the machine can do and what the model asks of it: matrix-product peak, model FLOPs, a
+description.
 
 python benchmarks/machine.py --threads 2
 """
@@ -22,7 +23,8 @@ CPU_FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni"
 
 
 def forward_flops(config: ModelConfig) -> int:
-    """Floating-point operations of the matrix products of one image, a multiplication and an addition each counting 1.
+    """Floating-point operations of the matrix products of one image, a multiplication and an
+    addition each counting 1.
 
     Left out is what grows only with the tokens times the width: norms, softmax, GELU, biases, sums.
     """
@@ -74,7 +76,9 @@ def describe() -> dict:
     """Processor, its matrix instructions, memory, system and load."""
     information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     entries = {
-        line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in information.splitlines() if ":" in line
+        line.split(":")[0].strip(): line.split(":", 1)[1].strip()
+        for line in information.splitlines()
+        if ":" in line
     }
     flags = set(entries.get("flags", "").split())
     return {
@@ -90,15 +94,25 @@ def describe() -> dict:
 def measured_peaks(threads: int) -> dict[str, float]:
     """`peak_flops` of both precisions, in a process of its own."""
     command = [sys.executable, __file__, "--threads", str(threads)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[
+            -1
+        ]
+    )
 
 
 def main() -> None:
     """Print the peaks as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     threads = parser.parse_args().threads
-    print(json.dumps({precision: peak_flops(precision, threads) for precision in ("float32", "bfloat16")}))
+    print(
+        json.dumps(
+            {precision: peak_flops(precision, threads) for precision in ("float32", "bfloat16")}
+        )
+    )
 
 
 if __name__ == "__main__":

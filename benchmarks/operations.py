@@ -1,4 +1,5 @@
-"""Where the time of DeiT-tiny distilled at 224 goes, by kind of operation, as TensorFlow's profiler sees it.
+"""Where the time of DeiT-tiny distilled at 224 goes, by kind of operation, as TensorFlow's profiler
+sees it.
 
 python benchmarks/operations.py --task inference --batch 1 --precision float32
 """
@@ -45,8 +46,11 @@ def profiled(step) -> Counter:
     spent = Counter()
     for plane in (plane for plane in space.planes if plane.name == "/host:CPU"):
         for event in (event for line in plane.lines for event in line.events):
-            # An operation is named "<node>:<type>"; calls of whole functions and of Python are not counted twice.
-            named = re.fullmatch(r"([\w/.\-]+):(\w+)(#.*)?", plane.event_metadata[event.metadata_id].name)
+            # An operation is named "<node>:<type>"; calls of whole functions and of Python are not
+            # counted twice.
+            named = re.fullmatch(
+                r"([\w/.\-]+):(\w+)(#.*)?", plane.event_metadata[event.metadata_id].name
+            )
             if named and not named[1].startswith("__inference"):
                 spent[named[2]] += event.duration_ps / 1e9 / RUNS
     return spent
@@ -54,7 +58,9 @@ def profiled(step) -> Counter:
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", choices=["inference", "train"], default="inference")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
@@ -62,14 +68,24 @@ def main() -> None:
     given = parser.parse_args()
     spent = profiled(
         peer_worker.tensorflow_step(
-            peer_worker.deit_tf_model, given.task, given.batch, given.precision, given.threads, compiled=False, parts=1
+            peer_worker.deit_tf_model,
+            given.task,
+            given.batch,
+            given.precision,
+            given.threads,
+            compiled=False,
+            parts=1,
         )
     )
     kinds = Counter()
     for operation, milliseconds in spent.items():
-        kinds[next(kind for kind, pattern in KINDS.items() if re.search(pattern, operation))] += milliseconds
+        kinds[next(kind for kind, pattern in KINDS.items() if re.search(pattern, operation))] += (
+            milliseconds
+        )
     total = sum(kinds.values())
-    table = Table("operations", title=f"{given.task}, batch {given.batch}, {given.precision}: {total:.1f} ms")
+    table = Table(
+        "operations", title=f"{given.task}, batch {given.batch}, {given.precision}: {total:.1f} ms"
+    )
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
     for kind, milliseconds in kinds.most_common():

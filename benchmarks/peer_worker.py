@@ -1,6 +1,8 @@
-"""One contender of a benchmark in a process of its own, run by the interpreter that has its library.
+"""One contender of a benchmark in a process of its own, run by the interpreter that has its
+library.
 
-Started by benchmarks/peers.py, which says by lines on standard input when it is its turn; answers are lines of JSON.
+Started by benchmarks/peers.py, which says by lines on standard input when it is its turn; answers
+are lines of JSON.
 Knows nothing of deit_tf, unless deit_tf is the contender: a peer's environment need not hold it.
 """
 
@@ -29,7 +31,9 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts
     random = np.random.default_rng(0)
     images = tf.constant(random.normal(size=(batch, SIDE, SIDE, 3)), tf.float32)
     if task == "inference":
-        run = tf.function(lambda images: model(images, training=False), jit_compile=compiled, autograph=False)
+        run = tf.function(
+            lambda images: model(images, training=False), jit_compile=compiled, autograph=False
+        )
         return lambda: run(images).numpy()
     labels = tf.constant(random.integers(0, CLASSES, batch))
     if parts > 1:
@@ -67,14 +71,20 @@ def keras_hub_model():
     import keras_hub
 
     backbone = keras_hub.models.DeiTBackbone(
-        image_shape=(SIDE, SIDE, 3), patch_size=16, num_layers=DEPTH, num_heads=HEADS, hidden_dim=WIDTH,
+        image_shape=(SIDE, SIDE, 3),
+        patch_size=16,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        hidden_dim=WIDTH,
         intermediate_dim=4 * WIDTH,
-    )  # fmt: skip
+    )
     return keras_hub.models.DeiTImageClassifier(backbone=backbone, num_classes=CLASSES)
 
 
 def torch_step(make_model, task, batch, precision, threads, compiled, automatic):
-    """A function that runs one batch, for timm and transformers; `automatic` keeps weights in float32."""
+    """A function that runs one batch, for timm and transformers; `automatic` keeps weights in
+    float32.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -110,10 +120,14 @@ def _logits(output):
 
 
 def _torchvision():
-    """Where torchvision's build lacks its compiled operators, of which none is called here, declare them."""
+    """Where torchvision's build lacks its compiled operators, of which none is called here, declare
+    them.
+    """
     import torch
 
-    if subprocess.run([sys.executable, "-c", "import torchvision"], stderr=subprocess.DEVNULL, check=False).returncode:
+    if subprocess.run(
+        [sys.executable, "-c", "import torchvision"], stderr=subprocess.DEVNULL, check=False
+    ).returncode:
         library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -135,9 +149,12 @@ def transformers_model():
     from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
     config = DeiTConfig(
-        hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, intermediate_size=4 * WIDTH,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
         num_labels=CLASSES,
-    )  # fmt: skip
+    )
     return DeiTForImageClassificationWithTeacher(config)
 
 

@@ -1,7 +1,9 @@
-"""Contenders of a benchmark in processes of their own, taking turns: who they are, how they run, what is shown.
+"""Contenders of a benchmark in processes of their own, taking turns: who they are, how they run,
+what is shown.
 
-Peers live in environments of their own (requirements-peers.txt), each named by an option or a variable:
-DEIT_TF_TORCH_PYTHON for timm and transformers, DEIT_TF_KERAS_HUB_PYTHON for keras-hub; else this interpreter is tried.
+Peers live in environments of their own (requirements-peers.txt), each named by an option or a
+variable: DEIT_TF_TORCH_PYTHON for timm and transformers, DEIT_TF_KERAS_HUB_PYTHON for keras-hub;
+else this interpreter is tried.
 """
 
 import argparse
@@ -30,8 +32,8 @@ TASKS = {"inference": machine.forward_flops, "train": machine.train_flops}
 class Contender:
     """A library and how it is run.
 
-    `compiled` by XLA or torch.compile; `automatic` mixed precision of torch; `parts`, above 1, are the micro-batches of
-    this project's Distiller, which make the same update of the same batch.
+    `compiled` by XLA or torch.compile; `automatic` mixed precision of torch; `parts`, above 1, are
+    the micro-batches of this project's Distiller, which make the same update of the same batch.
     """
 
     library: str
@@ -50,8 +52,14 @@ class Contender:
 
 
 def contenders(task: str, precision: str) -> list[Contender]:
-    """Who takes part; a peer that trains has float32 weights where there is a choice, and is shown without, too."""
-    found = [Contender(library, precision, compiled) for library in (OURS, "keras-hub") for compiled in (False, True)]
+    """Who takes part; a peer that trains has float32 weights where there is a choice, and is shown
+    without, too.
+    """
+    found = [
+        Contender(library, precision, compiled)
+        for library in (OURS, "keras-hub")
+        for compiled in (False, True)
+    ]
     found += [Contender("timm", precision, compiled) for compiled in (False, True)]
     if precision == "bfloat16":
         found.append(Contender("timm", precision, automatic=True))
@@ -67,18 +75,29 @@ class Worker:
 
     def __init__(self, contender: Contender, task: str, batch: int, options: argparse.Namespace):
         self.contender, self.seconds, self.peak_mb, self.error = contender, [], 0.0, None
-        spec = asdict(contender) | {"task": task, "batch": batch, "threads": options.threads, "warm_up": 2}
+        spec = asdict(contender) | {
+            "task": task,
+            "batch": batch,
+            "threads": options.threads,
+            "warm_up": 2,
+        }
         python = options.python[contender.library]
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
         self.process = subprocess.Popen(
             [python, str(Path(__file__).with_name("peer_worker.py")), json.dumps(spec)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
         self._read()
 
     def _read(self) -> dict:
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"its process ended with {self.process.wait()}"}
+        answer = (
+            json.loads(line) if line else {"error": f"its process ended with {self.process.wait()}"}
+        )
         self.error = answer.get("error", self.error)
         return answer
 
@@ -96,7 +115,9 @@ class Worker:
         self.process.wait()
 
 
-def measure(task: str, precision: str, batch: int, options: argparse.Namespace) -> tuple[dict, list[str]]:
+def measure(
+    task: str, precision: str, batch: int, options: argparse.Namespace
+) -> tuple[dict, list[str]]:
     """Let the contenders take turns: figures by name, and who was left out and why."""
     workers, left_out = [], []
     try:
@@ -105,10 +126,16 @@ def measure(task: str, precision: str, batch: int, options: argparse.Namespace) 
                 left_out.append(f"{contender.name}: not asked for")
                 continue
             workers.append(Worker(contender, task, batch, options))
-        left_out += [f"{worker.contender.name}, {precision}: {worker.error}" for worker in workers if worker.error]
+        left_out += [
+            f"{worker.contender.name}, {precision}: {worker.error}"
+            for worker in workers
+            if worker.error
+        ]
         running = [worker for worker in workers if not worker.error]
         for turn in range(options.rounds):
-            for worker in running[turn % len(running) :] + running[: turn % len(running)]:  # nobody is always first
+            for worker in (
+                running[turn % len(running) :] + running[: turn % len(running)]
+            ):  # nobody is always first
                 time.sleep(REST)
                 worker.turn(max(1, options.steps // batch))
     finally:
@@ -126,49 +153,98 @@ def _figures(worker: Worker, batch: int) -> dict[str, float]:
 
 
 def show(results: dict, title: str, flops: int, peak: float) -> None:
-    """Print one table; ratios are of the best rates, to the best contender that is not this project."""
+    """Print one table; ratios are of the best rates, to the best contender that is not this
+    project.
+    """
     peers = [row["images_per_s_best"] for name, row in results.items() if not name.startswith(OURS)]
     table = Table("contender", title=title)
-    for column in ("images / s, best", "median", "ratio to best peer", "peak memory, MB", "share of peak"):
+    for column in (
+        "images / s, best",
+        "median",
+        "ratio to best peer",
+        "peak memory, MB",
+        "share of peak",
+    ):
         table.add_column(column, justify="right")
     for name, row in results.items():
         ratio = f"{row['images_per_s_best'] / max(peers):.2f}" if peers else "-"
         best, median = row["images_per_s_best"], row["images_per_s_median"]
-        cells = f"{best:.1f}", f"{median:.1f}", ratio, f"{row['peak_mb']:.0f}", f"{best * flops / peak:.0%}"
+        cells = (
+            f"{best:.1f}",
+            f"{median:.1f}",
+            ratio,
+            f"{row['peak_mb']:.0f}",
+            f"{best * flops / peak:.0%}",
+        )
         table.add_row(name, *cells)
     Console(width=110).print(table)
 
 
 def parser(description: str, steps: int, batches: list[int]) -> argparse.ArgumentParser:
     """The options that the benchmarks share."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    options.add_argument("--steps", type=int, default=steps, help="images per turn; one batch at least")
+    options.add_argument(
+        "--steps", type=int, default=steps, help="images per turn; one batch at least"
+    )
     options.add_argument("--batches", type=int, nargs="+", default=batches, help="images per batch")
-    options.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    options.add_argument(
+        "--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"]
+    )
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="of every contender")
-    options.add_argument("--skip", nargs="*", default=[], help="contenders to leave out, by library or by name")
-    torch, keras_hub = (os.environ.get(f"DEIT_TF_{name}_PYTHON", sys.executable) for name in ("TORCH", "KERAS_HUB"))
-    options.add_argument("--torch-python", default=torch, help="interpreter that has timm and transformers")
-    options.add_argument("--keras-hub-python", default=keras_hub, help="interpreter that has keras-hub")
-    options.add_argument("--json", metavar="FILE", help="write the figures and the machine here as well")
+    options.add_argument(
+        "--skip", nargs="*", default=[], help="contenders to leave out, by library or by name"
+    )
+    torch, keras_hub = (
+        os.environ.get(f"DEIT_TF_{name}_PYTHON", sys.executable) for name in ("TORCH", "KERAS_HUB")
+    )
+    options.add_argument(
+        "--torch-python", default=torch, help="interpreter that has timm and transformers"
+    )
+    options.add_argument(
+        "--keras-hub-python", default=keras_hub, help="interpreter that has keras-hub"
+    )
+    options.add_argument(
+        "--json", metavar="FILE", help="write the figures and the machine here as well"
+    )
     return options
 
 
 def compare(task: str, options: argparse.Namespace) -> None:
-    """Measure a task at every batch size and precision asked for; print the tables and write the JSON file."""
+    """Measure a task at every batch size and precision asked for; print the tables and write the
+    JSON file.
+    """
     torch, keras_hub = options.torch_python, options.keras_hub_python
-    options.python = {OURS: sys.executable, "keras-hub": keras_hub, "timm": torch, "transformers": torch}
-    report = {"machine": machine.describe(), "peak_flops": machine.measured_peaks(options.threads), "tables": []}
+    options.python = {
+        OURS: sys.executable,
+        "keras-hub": keras_hub,
+        "timm": torch,
+        "transformers": torch,
+    }
+    report = {
+        "machine": machine.describe(),
+        "peak_flops": machine.measured_peaks(options.threads),
+        "tables": [],
+    }
     flops = TASKS[task](MODEL)
     for batch in options.batches:
         for precision in options.precisions:
             results, left_out = measure(task, precision, batch, options)
             peak = report["peak_flops"][precision]
-            title = f"{task}, batch {batch}, {precision}; {options.threads} threads, peak {peak / 1e12:.2f} TFLOP/s"
+            title = (
+                f"{task}, batch {batch}, {precision}; {options.threads} threads, peak "
+                f"{peak / 1e12:.2f} TFLOP/s"
+            )
             show(results, title, flops, peak)
             print(*(f"left out: {line}" for line in left_out), sep="\n")
-            table = {"batch": batch, "precision": precision, "results": results, "left_out": left_out}
+            table = {
+                "batch": batch,
+                "precision": precision,
+                "results": results,
+                "left_out": left_out,
+            }
             report["tables"].append(table | {"flops_per_image": flops})
     write(report, options.json)
 

@@ -1,10 +1,13 @@
-"""The development server under load: good and bad requests from several clients, versions that come under way.
+"""The development server under load: good and bad requests from several clients, versions that come
+under way.
 
-Every good request must get what Keras says, every bad one its own error. Half of the clients speak gRPC, half REST. The
-server is a process of its own; its memory is read from /proc (Linux). Exit status 1 where anything is amiss.
+Every good request must get what Keras says, every bad one its own error. Half of the clients speak
+gRPC, half REST. The server is a process of its own; its memory is read from /proc (Linux). Exit
+status 1 where anything is amiss.
 
     python benchmarks/serve_load.py                      # 1,000 requests, 8 clients, DeiT-Ti at 224
-    python benchmarks/serve_load.py --swap               # a version, then two broken ones, appear meanwhile
+    python benchmarks/serve_load.py --swap               # a version, then two broken ones, appear
+    meanwhile
 """
 
 import argparse
@@ -86,9 +89,14 @@ def pictures() -> list[bytes]:
     for index in range(PICTURES):
         height, width = random.integers(120, 400, 2)
         photo = photos[index % 2]
-        top, left = random.integers(0, photo.shape[0] - height), random.integers(0, photo.shape[1] - width)
+        top, left = (
+            random.integers(0, photo.shape[0] - height),
+            random.integers(0, photo.shape[1] - width),
+        )
         file = io.BytesIO()
-        Image.fromarray(photo[top : top + height, left : left + width]).save(file, ("JPEG", "PNG")[index % 3 == 0])
+        Image.fromarray(photo[top : top + height, left : left + width]).save(
+            file, ("JPEG", "PNG")[index % 3 == 0]
+        )
         files.append(file.getvalue())
     return files
 
@@ -99,18 +107,45 @@ def bad_requests(size: int, good: bytes) -> list[Request]:
     Image.new("L", (8000, 5000)).save(large, "PNG")
     image = np.zeros((1, size, size, 3), np.float32)
     return [
-        Request("empty", "serving_default", {"image_bytes": [b""]}, error="no picture that can be read (0 bytes)"),
-        Request("truncated", "serving_default", {"image_bytes": [good[: len(good) // 2]]}, error="image_bytes: "),
-        Request("text", "serving_default", {"image_bytes": [b"hello"]}, error="no picture that can be read (5 bytes)"),
-        Request("40 megapixels", "serving_default", {"image_bytes": [large.getvalue()]}, error="8000 x 5000 pixels"),
+        Request(
+            "empty",
+            "serving_default",
+            {"image_bytes": [b""]},
+            error="no picture that can be read (0 bytes)",
+        ),
+        Request(
+            "truncated",
+            "serving_default",
+            {"image_bytes": [good[: len(good) // 2]]},
+            error="image_bytes: ",
+        ),
+        Request(
+            "text",
+            "serving_default",
+            {"image_bytes": [b"hello"]},
+            error="no picture that can be read (5 bytes)",
+        ),
+        Request(
+            "40 megapixels",
+            "serving_default",
+            {"image_bytes": [large.getvalue()]},
+            error="8000 x 5000 pixels",
+        ),
         Request("wrong dtype", "images", {"images": [b"pixels"]}, error="images is float32"),
         Request("wrong rank", "images", {"images": image[0]}, error="images has shape"),
-        Request("unknown signature", "pictures", {"images": image[:, :2, :2]}, error="no signature 'pictures'"),
+        Request(
+            "unknown signature",
+            "pictures",
+            {"images": image[:, :2, :2]},
+            error="no signature 'pictures'",
+        ),
     ]
 
 
 def plan(files: list[bytes], images: np.ndarray):
-    """Endless requests: pictures in batches of 1 to 4, now and then float images, one in twenty bad."""
+    """Endless requests: pictures in batches of 1 to 4, now and then float images, one in twenty
+    bad.
+    """
     random = np.random.default_rng(1)
     bad = itertools.cycle(bad_requests(images.shape[1], files[1]))
     for index in itertools.count():
@@ -120,7 +155,9 @@ def plan(files: list[bytes], images: np.ndarray):
         elif index % 10 == 3:
             yield Request("float images", "images", {"images": images[list(chosen)]}, chosen)
         else:
-            yield Request("pictures", "serving_default", {"image_bytes": [files[i] for i in chosen]}, chosen)
+            yield Request(
+                "pictures", "serving_default", {"image_bytes": [files[i] for i in chosen]}, chosen
+            )
 
 
 def grpc_client(address: str):
@@ -159,7 +196,9 @@ def rest_client(address: str):
 
 def _json(batch):
     encoded = isinstance(batch, list)
-    return [{"b64": base64.b64encode(item).decode()} for item in batch] if encoded else batch.tolist()
+    return (
+        [{"b64": base64.b64encode(item).decode()} for item in batch] if encoded else batch.tolist()
+    )
 
 
 class Load:
@@ -185,7 +224,9 @@ class Load:
                 fault = self._fault(request, *ask(request), allowed)
             except RefusedError as error:
                 told = str(error)
-                right = request.error and request.error in told and told.startswith("INVALID_ARGUMENT")
+                right = (
+                    request.error and request.error in told and told.startswith("INVALID_ARGUMENT")
+                )
                 fault = "" if right else f"{request.kind}: {told[:300]}"
             except requests.RequestException as error:
                 fault = f"{request.kind}: lost: {error}"
@@ -197,17 +238,25 @@ class Load:
                 if fault:
                     self.outcome.faults.append(fault)
 
-    def _fault(self, request: Request, logits: np.ndarray, version: int | None, allowed: frozenset[int]) -> str:
+    def _fault(
+        self, request: Request, logits: np.ndarray, version: int | None, allowed: frozenset[int]
+    ) -> str:
         """What is wrong with an answer; nothing if it is what Keras says."""
         if request.error:
             return f"{request.kind}: answered instead of refused"
         with self._lock:
             # A version that came while the request was under way may have answered it.
-            may = allowed | self.current if version is None else {version} & (allowed | self.current)
+            may = (
+                allowed | self.current if version is None else {version} & (allowed | self.current)
+            )
             self.outcome.versions[version or "not told"] += 1
         rows = list(request.pictures)
         right = any(np.abs(logits - self.expected[v][rows]).max() <= TOLERANCE for v in may)
-        return "" if right else f"{request.kind}: version {version} (of {sorted(may)}) says other than Keras"
+        return (
+            ""
+            if right
+            else f"{request.kind}: version {version} (of {sorted(may)}) says other than Keras"
+        )
 
 
 class Memory:
@@ -234,8 +283,12 @@ class Memory:
         return [round(self.samples[i]) for i in picked] + [round(max(self.samples))]
 
 
-def swap(load: Load, count: int, staged: Path, models: Path, rest: str, done: threading.Event) -> dict[int, str]:
-    """Add a good version after a third of the requests and two broken ones after two thirds; returns their states."""
+def swap(
+    load: Load, count: int, staged: Path, models: Path, rest: str, done: threading.Event
+) -> dict[int, str]:
+    """Add a good version after a third of the requests and two broken ones after two thirds;
+    returns their states.
+    """
     try:
         _wait(lambda: load.answered >= count // 3)
         load.current.add(2)
@@ -254,7 +307,9 @@ def swap(load: Load, count: int, staged: Path, models: Path, rest: str, done: th
 
 
 def _appear(staged: Path, target: Path, spoil=lambda path: None) -> None:
-    """Copy a version under a hidden name, spoil it and rename it: it is there from one moment to the next."""
+    """Copy a version under a hidden name, spoil it and rename it: it is there from one moment to
+    the next.
+    """
     hidden = target.with_name(f".{target.name}")
     shutil.copytree(staged, hidden)
     spoil(hidden)
@@ -276,7 +331,9 @@ def _wait(condition) -> None:
 
 def states(rest: str) -> dict[int, str]:
     """State by version, as the server tells it."""
-    told = requests.get(f"http://{rest}/v1/models/{NAME}", timeout=20).json()["model_version_status"]
+    told = requests.get(f"http://{rest}/v1/models/{NAME}", timeout=20).json()[
+        "model_version_status"
+    ]
     return {int(entry["version"]): entry["state"] for entry in told}
 
 
@@ -316,12 +373,20 @@ def run(args: argparse.Namespace) -> dict:
             out = folder if version == 1 else Path(temporary, "staged")
             # Versions are told apart by what they say, so that one is enough to warm up.
             deit_tf.export_saved_model(
-                model, out, processor=processor, name=NAME, version=version, images=images[:4], batch_sizes=(1, 4)
+                model,
+                out,
+                processor=processor,
+                name=NAME,
+                version=version,
+                images=images[:4],
+                batch_sizes=(1, 4),
             )
         return measure(args, folder, Path(temporary, "staged", NAME, "2"), files, images, expected)
 
 
-def measure(args, folder: Path, staged: Path, files: list[bytes], images: np.ndarray, expected: dict) -> dict:
+def measure(
+    args, folder: Path, staged: Path, files: list[bytes], images: np.ndarray, expected: dict
+) -> dict:
     """Start the server, put the load on it and stop it."""
     server, grpc_address, rest_address = start_server(folder)
     try:
@@ -329,10 +394,15 @@ def measure(args, folder: Path, staged: Path, files: list[bytes], images: np.nda
         memory, started = Memory(server.pid), time.perf_counter()
         with ThreadPoolExecutor(args.clients + 1) as pool:
             if args.swap:
-                swapping = pool.submit(swap, load, args.requests, staged, folder / NAME, rest_address, done)
+                swapping = pool.submit(
+                    swap, load, args.requests, staged, folder / NAME, rest_address, done
+                )
             else:
                 done.set()
-            clients = [(grpc_client(grpc_address), rest_client(rest_address))[i % 2] for i in range(args.clients)]
+            clients = [
+                (grpc_client(grpc_address), rest_client(rest_address))[i % 2]
+                for i in range(args.clients)
+            ]
             running = [pool.submit(load.client, ask, args.requests, done) for ask in clients]
             for client in running:
                 client.result()
@@ -364,7 +434,9 @@ def main() -> None:
     parser.add_argument("--model", default="deit_tiny_distilled_patch16_224")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--swap", action="store_true", help="add a version, then broken ones, under load")
+    parser.add_argument(
+        "--swap", action="store_true", help="add a version, then broken ones, under load"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
     figures = run(args)

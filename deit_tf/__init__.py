@@ -1,8 +1,8 @@
 """DeiT, the data-efficient image transformer, for TensorFlow and Keras 3 (Touvron et al. 2021).
 
-Each public name is loaded at its first use, so that building a model needs no LiteRT, no serving protos and no
-keras-cv. What a `.keras` file can hold is registered with Keras at once, so that `import deit_tf` is enough for
-`keras.models.load_model`.
+Each public name is loaded at its first use, so that building a model needs no LiteRT, no serving
+protos and no keras-cv. What a `.keras` file can hold is registered with Keras at once, so that
+`import deit_tf` is enough for `keras.models.load_model`.
 """
 
 import importlib
@@ -47,7 +47,9 @@ def __dir__() -> list[str]:
 
 
 def _is_command() -> bool:
-    """Whether this process is `deit-tf` or `python -m deit_tf`, whose --help does not wait for TensorFlow."""
+    """Whether this process is `deit-tf` or `python -m deit_tf`, whose --help does not wait for
+    TensorFlow.
+    """
     program = sys.argv[0] if sys.argv else ""
     return program == "-m" or Path(program).stem == "deit-tf"
 

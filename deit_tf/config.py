@@ -58,11 +58,13 @@ class StudentConfig:
         depth: Number of blocks.
         num_heads: Attention heads per block.
         drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
-        weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras` file, another
-            library's file or folder, or `hf://...`; heads of another class count start fresh, and null all.
-        init: How fresh weights are drawn: `timm`, as the original's; or `mimetic`, with attention like that of
-            trained models, for small data from scratch (Trockman and Kolter 2023).
-        trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022, "Three things").
+        weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
+            file, another library's file or folder, or `hf://...`; heads of another class count
+            start fresh, and null all.
+        init: How fresh weights are drawn: `timm`, as the original's; or `mimetic`, with attention
+            like that of trained models, for small data from scratch (Trockman and Kolter 2023).
+        trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022,
+            "Three things").
     """
 
     name: str = "deit_tiny_distilled_patch16_224"
@@ -79,7 +81,11 @@ class StudentConfig:
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""
         others = ("name", "init", "trainable")
-        return {key: value for key, value in asdict(self).items() if key not in others and value is not None}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in others and value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ class AugmentConfig:
     """A training augmentation by name, and what differs from it.
 
     Args:
-        recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data), `none`.
+        recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data),
+            `none`.
         scale: Share of the image's area that the random crop keeps, smallest and largest;
             1, 1 resizes the whole image, whatever `ratio`.
         ratio: Width / height of the random crop, smallest and largest.
@@ -167,37 +174,80 @@ class AugmentConfig:
             smallest, largest = getattr(resolved, name)
             if not 0 < smallest <= largest <= high:
                 raise ValueError(
-                    f"`augment.{name}` is the smallest and the largest, above 0 and up to {high:g}. "
-                    f"Received: {(smallest, largest)}"
+                    f"`augment.{name}` is the smallest and the largest, above 0 and up to "
+                    f"{high:g}. Received: {(smallest, largest)}"
                 )
         return resolved
 
 
 _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("hflip", "random_erasing", "mix_probability", "mix_switch", "label_smoothing"), (0, 1)),
+    **dict.fromkeys(
+        ("hflip", "random_erasing", "mix_probability", "mix_switch", "label_smoothing"), (0, 1)
+    ),
     **dict.fromkeys(("mixup", "cutmix", "color_jitter"), (0, math.inf)),
     "repeats": (1, math.inf),
 }
 _THIRDS = (3 / 4, 4 / 3)
-# paper, table 9 (deit); DeiT III, section 3.2 and README_revenge.md (3-augment); the last two are ours.
+# paper, table 9 (deit); DeiT III, section 3.2 and README_revenge.md (3-augment); the last two are
+# ours.
 RECIPES: dict[str, dict[str, Any]] = {
     "deit": dict(
-        scale=(0.08, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.0,
-        random_erasing=0.25, mixup=0.8, cutmix=1.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.1, repeats=3,
+        scale=(0.08, 1.0),
+        ratio=_THIRDS,
+        hflip=0.5,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        color_jitter=0.0,
+        random_erasing=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        mix_probability=1.0,
+        mix_switch=0.5,
+        label_smoothing=0.1,
+        repeats=3,
     ),
     "3-augment": dict(
-        scale=(0.08, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="3-augment", color_jitter=0.3,
-        random_erasing=0.0, mixup=0.8, cutmix=1.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.0, repeats=3,
+        scale=(0.08, 1.0),
+        ratio=_THIRDS,
+        hflip=0.5,
+        auto_augment="3-augment",
+        color_jitter=0.3,
+        random_erasing=0.0,
+        mixup=0.8,
+        cutmix=1.0,
+        mix_probability=1.0,
+        mix_switch=0.5,
+        label_smoothing=0.0,
+        repeats=3,
     ),
     "light": dict(
-        scale=(0.5, 1.0), ratio=_THIRDS, hflip=0.5, auto_augment="none", color_jitter=0.0,
-        random_erasing=0.0, mixup=0.0, cutmix=0.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.1, repeats=1,
+        scale=(0.5, 1.0),
+        ratio=_THIRDS,
+        hflip=0.5,
+        auto_augment="none",
+        color_jitter=0.0,
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        mix_probability=1.0,
+        mix_switch=0.5,
+        label_smoothing=0.1,
+        repeats=1,
     ),
     "none": dict(
-        scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment="none", color_jitter=0.0,
-        random_erasing=0.0, mixup=0.0, cutmix=0.0, mix_probability=1.0, mix_switch=0.5, label_smoothing=0.0, repeats=1,
+        scale=(1.0, 1.0),
+        ratio=(1.0, 1.0),
+        hflip=0.0,
+        auto_augment="none",
+        color_jitter=0.0,
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        mix_probability=1.0,
+        mix_switch=0.5,
+        label_smoothing=0.0,
+        repeats=1,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -211,18 +261,19 @@ class OptimConfig:
         warmup_lr: Learning rate of the first step; not scaled.
         min_lr: Learning rate at the end of the cosine; not scaled.
         warmup_epochs: Length of the linear warm-up, in epochs.
-        weight_decay: Decay of kernels only: of `adamw` decoupled, applied as lr * weight_decay; of `sgd` part of the
-            gradient.
+        weight_decay: Decay of kernels only: of `adamw` decoupled, applied as lr * weight_decay; of
+            `sgd` part of the gradient.
         momentum: Of `sgd`, per step.
         beta_1: Decay of the first moment, per step.
         beta_2: Decay of the second moment, per step.
         epsilon: Added to the root of the second moment.
         clip_norm: Largest global norm of a gradient; null clips nothing.
-        layer_decay: Factor of the learning rate from each block to the one below, for fine-tuning, such as 0.75;
-            1 trains all layers alike.
-        ema_decay: Decay of a moving average of the weights, per step, such as the original's 0.99996; it is
-            evaluated and saved beside them. Null keeps none.
-        legacy_epoch_lr: Whether the learning rate changes once an epoch and lags one behind, as the original's.
+        layer_decay: Factor of the learning rate from each block to the one below, for fine-tuning,
+            such as 0.75; 1 trains all layers alike.
+        ema_decay: Decay of a moving average of the weights, per step, such as the original's
+            0.99996; it is evaluated and saved beside them. Null keeps none.
+        legacy_epoch_lr: Whether the learning rate changes once an epoch and lags one behind, as the
+            original's.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -247,7 +298,8 @@ class CheckpointConfig:
     """What a run keeps of itself, so that it can go on after it was stopped.
 
     Args:
-        every_steps: Steps between checkpoints within an epoch; each epoch ends with one in any case.
+        every_steps: Steps between checkpoints within an epoch; each epoch ends with one in any
+            case.
         keep: How many of the last checkpoints stay; the one that evaluated best stays too.
     """
 
@@ -261,19 +313,23 @@ class DistillConfig:
 
     Args:
         kind: `hard` (the teacher's decision, the paper's), `soft` (its probabilities), `none`.
-        teacher: A run of `deit-tf train-teacher` or a `.keras` file; a folder of timm or Hugging Face weights, or
-            `hf://timm/regnety_160.deit_in1k`, the paper's; `NAME:FILE` for weights alone, such as
-            `regnety_160:regnety_160-a5fe301d.pth`; `keras:NAME` for a network of keras.applications with its
-            ImageNet weights; `keras-hub:PRESET` for a classifier of keras-hub, where that is installed.
+        teacher: A run of `deit-tf train-teacher` or a `.keras` file; a folder of timm or Hugging
+            Face weights, or `hf://timm/regnety_160.deit_in1k`, the paper's; `NAME:FILE` for weights
+            alone, such as `regnety_160:regnety_160-a5fe301d.pth`; `keras:NAME` for a network of
+            keras.applications with its ImageNet weights; `keras-hub:PRESET` for a classifier of
+            keras-hub, where that is installed.
         alpha: Weight of the teacher's part of the loss; the true labels get 1 - alpha.
         temperature: Softmax temperature of `soft`.
         normalization: `batchmean`, or `numel` as the original's soft loss, C times smaller.
-        train_heads: With kind `none`, what learns the labels in a model with distillation token: the `mean` of the
-            heads; `both`, each by itself; `cls`, the class head alone, and the other one is left out of the model.
-        labels: A folder of `deit-tf label`, the teacher's labels computed ahead on the same stream: training reads
-            them and runs no teacher. `teacher` may then be null; otherwise it must be the one that made them.
-        top_k: Logits that `deit-tf label` keeps of each answer, for `soft`; 0 keeps the decision alone. Training
-            from labels refuses those made with another number, and with 0 takes what there is.
+        train_heads: With kind `none`, what learns the labels in a model with distillation token:
+            the `mean` of the heads; `both`, each by itself; `cls`, the class head alone, and the
+            other one is left out of the model.
+        labels: A folder of `deit-tf label`, the teacher's labels computed ahead on the same stream:
+            training reads them and runs no teacher. `teacher` may then be null; otherwise it must
+            be the one that made them.
+        top_k: Logits that `deit-tf label` keeps of each answer, for `soft`; 0 keeps the decision
+            alone. Training from labels refuses those made with another number, and with 0 takes
+            what there is.
     """
 
     kind: Literal["hard", "soft", "none"] = "hard"
@@ -290,14 +346,17 @@ class DistillConfig:
 class TeacherConfig:
     """The convnet that `deit-tf train-teacher` trains on the same data.
 
-    Its recipe is `epochs`, `augment` and `optim` in here; the settings of these names outside are the student's.
+    Its recipe is `epochs`, `augment` and `optim` in here; the settings of these names outside are
+    the student's.
 
     Args:
-        name: A RegNetY by timm's name, such as `regnety_160`, the paper's; a ResNet for small images,
-            such as `resnet20`; or `keras:NAME` for a network of keras.applications.
-        weights: What to start from, for fine-tuning: `imagenet` for a keras.applications network; for a RegNetY
-            a file or folder of timm's or `hf://timm/regnety_160.deit_in1k`; null starts from scratch.
-        image_size: Height and width in pixels, or one number for a square; the student's by default.
+        name: A RegNetY by timm's name, such as `regnety_160`, the paper's; a ResNet for small
+            images, such as `resnet20`; or `keras:NAME` for a network of keras.applications.
+        weights: What to start from, for fine-tuning: `imagenet` for a keras.applications network;
+            for a RegNetY a file or folder of timm's or `hf://timm/regnety_160.deit_in1k`; null
+            starts from scratch.
+        image_size: Height and width in pixels, or one number for a square; the student's by
+            default.
         epochs: Passes over the training images.
         augment: Training augmentation of the teacher.
         optim: Its optimizer.
@@ -329,8 +388,8 @@ class TrainConfig:
     """One training run.
 
     Args:
-        task: `classify` learns labels, with or without a teacher; `masked` pre-trains the trunk without
-            labels, by masked image modelling.
+        task: `classify` learns labels, with or without a teacher; `masked` pre-trains the trunk
+            without labels, by masked image modelling.
         model: The student.
         data: Its images.
         augment: Their augmentation.
@@ -341,14 +400,16 @@ class TrainConfig:
         epochs: Passes over the training images; with repeated augmentation an epoch keeps its
             number of steps and shows fewer distinct images.
         seed: Seed of weights, order, augmentation and drop path.
-        precision: Keras dtype policy of the student; with `mixed_float16` the loss is scaled, and a step that
-            overflows is skipped.
-        strategy: `none` trains on one device; `mirrored` on all GPUs of this machine; `multi_worker` on several
-            machines, which TF_CONFIG names, and which all run the same command on the same `out`.
-        micro_batches: Parts that each device works off one after another before an update, to save memory.
+        precision: Keras dtype policy of the student; with `mixed_float16` the loss is scaled, and a
+            step that overflows is skipped.
+        strategy: `none` trains on one device; `mirrored` on all GPUs of this machine;
+            `multi_worker` on several machines, which TF_CONFIG names, and which all run the same
+            command on the same `out`.
+        micro_batches: Parts that each device works off one after another before an update, to save
+            memory.
         xla: Whether the step is compiled by XLA; for `strategy: none` without `deterministic`.
-        deterministic: Whether TensorFlow keeps to deterministic kernels, so that a run that was stopped and resumed
-            ends with the same bits.
+        deterministic: Whether TensorFlow keeps to deterministic kernels, so that a run that was
+            stopped and resumed ends with the same bits.
         checkpoint: What is kept for going on after a stop.
         out: Run directory.
     """

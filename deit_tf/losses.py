@@ -1,6 +1,8 @@
-"""The losses: pure functions. Those of distillation take logits and give one number per image, in nats.
+"""The losses: pure functions. Those of distillation take logits and give one number per image, in
+nats.
 
-Source: paper, section 4 (equations 2 and 3); facebookresearch/deit losses.py. Computed in float32 or wider.
+Source: paper, section 4 (equations 2 and 3); facebookresearch/deit losses.py. Computed in float32
+    or wider.
 """
 
 from typing import Literal
@@ -31,12 +33,17 @@ def hard_distillation(logits, teacher_logits):
     Returns:
         [B], nats per image.
     """
-    decision = ops.one_hot(ops.argmax(teacher_logits, axis=-1), logits.shape[-1], dtype=_wide(logits).dtype)
+    decision = ops.one_hot(
+        ops.argmax(teacher_logits, axis=-1), logits.shape[-1], dtype=_wide(logits).dtype
+    )
     return cross_entropy(logits, decision)
 
 
-def soft_distillation(logits, teacher_logits, temperature: float = 1.0, normalization: Normalization = "batchmean"):
-    """Kullback-Leibler divergence from the teacher's softened probabilities, times temperature squared (equation 2).
+def soft_distillation(
+    logits, teacher_logits, temperature: float = 1.0, normalization: Normalization = "batchmean"
+):
+    """Kullback-Leibler divergence from the teacher's softened probabilities, times temperature
+    squared (equation 2).
 
     Args:
         logits: [B, C] of the student.
@@ -70,13 +77,17 @@ def masked_l1(images, reconstruction, mask):
 
 
 def masked_l1_of_each(images, reconstruction, mask):
-    """`masked_l1` of each image by itself, [B]; its mean is `masked_l1` where all masks hide equally much."""
+    """`masked_l1` of each image by itself, [B]; its mean is `masked_l1` where all masks hide
+    equally much.
+    """
     error, hidden = _masked_error(images, reconstruction, mask)
     return ops.sum(error, axis=(1, 2)) / (ops.sum(hidden, axis=(1, 2)) + 1e-5) / images.shape[-1]
 
 
 def _masked_error(images, reconstruction, mask):
-    """Absolute error summed over the channels, 0 where it is seen, and what is hidden: [B, H, W] each."""
+    """Absolute error summed over the channels, 0 where it is seen, and what is hidden: [B, H, W]
+    each.
+    """
     height, width = images.shape[1:3]
     patch = round((height * width / mask.shape[1]) ** 0.5)
     hidden = ops.cast(ops.reshape(mask, (-1, height // patch, width // patch)), "float32")

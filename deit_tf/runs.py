@@ -2,7 +2,8 @@
 
 config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
 labels.txt     class names, one per line, by label
-student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best epoch;
+student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best
+    epoch;
                student_ema.keras, the moving average
 metrics.jsonl  one line per epoch
 tensorboard/   the same as curves
@@ -58,7 +59,9 @@ class Run:
 
     @cached_property
     def samples(self) -> np.ndarray | None:
-        """Up to 32 held-out images, float32 [n, H, W, 3], normalised; None where the data is not at hand."""
+        """Up to 32 held-out images, float32 [n, H, W, 3], normalised; None where the data is not at
+        hand.
+        """
         if self.config is None:
             return None
         try:
@@ -88,12 +91,23 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     declared = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
     size = declared if all(declared) else ANY_SIZE
     processor = ImageProcessor.from_config(config.data, size) if config else ImageProcessor(size)
-    labels = (folder / "labels.txt").read_text().splitlines() if (folder / "labels.txt").is_file() else None
-    return Run(folder.name if config else file.stem, model, processor, tuple(labels) if labels else None, config)
+    labels = (
+        (folder / "labels.txt").read_text().splitlines()
+        if (folder / "labels.txt").is_file()
+        else None
+    )
+    return Run(
+        folder.name if config else file.stem,
+        model,
+        processor,
+        tuple(labels) if labels else None,
+        config,
+    )
 
 
 def run_config(folder: Path) -> TrainConfig | None:
-    """The config of a run directory; None of any other folder, though other tools have a config.yaml as well.
+    """The config of a run directory; None of any other folder, though other tools have a
+    config.yaml as well.
 
     Raises:
         ValueError: If `folder` is a run, as its facts.json tells, and its config is damaged.
@@ -113,9 +127,15 @@ def run_config(folder: Path) -> TrainConfig | None:
 
 
 def is_keras(source: str | Path) -> bool:
-    """Whether `source` is ours to load: a run, a .keras file, or nothing at all; and no weights of another library."""
+    """Whether `source` is ours to load: a run, a .keras file, or nothing at all; and no weights of
+    another library.
+    """
     path = Path(source)
-    ours = not path.exists() or path.suffix == ".keras" or any((path / name).is_file() for name in MODELS)
+    ours = (
+        not path.exists()
+        or path.suffix == ".keras"
+        or any((path / name).is_file() for name in MODELS)
+    )
     return ours and not str(source).startswith(HUB)
 
 
@@ -127,7 +147,9 @@ def _foreign_run(source: str | Path, name: str | None) -> Run:
     if facts.preprocessor:
         processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)
     else:
-        log.warning("%s tells no preprocessing: that of the original is taken, %s.", source, processor)
+        log.warning(
+            "%s tells no preprocessing: that of the original is taken, %s.", source, processor
+        )
     return Run(model.name, model, processor, facts.labels, None)
 
 
@@ -144,8 +166,8 @@ def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int
     """The output of a model for each class of a data set.
 
     Args:
-        names: Class names of the data: those of the model; or all of its wnids (ImageNet), which the outputs follow
-            in sorted order; or numbers of outputs (the folders of ImageNet-V2).
+        names: Class names of the data: those of the model; or all of its wnids (ImageNet), which
+            the outputs follow in sorted order; or numbers of outputs (the folders of ImageNet-V2).
         labels: Class names of the model by output; None where nothing tells them.
         classes: Number of outputs.
     Raises:
@@ -157,20 +179,29 @@ def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int
         return [labels.index(name) for name in names]
     if all(name.isdecimal() and int(name) < classes for name in names):
         return [int(name) for name in names]
-    if len(names) == classes and (labels is None or all(re.fullmatch(r"n\d{8}", name) for name in names)):
+    if len(names) == classes and (
+        labels is None or all(re.fullmatch(r"n\d{8}", name) for name in names)
+    ):
         return list(range(classes))
     if labels is None:
-        raise ValueError(f"The data has {len(names)} classes, the model {classes} and no names for them.")
+        raise ValueError(
+            f"The data has {len(names)} classes, the model {classes} and no names for them."
+        )
     unknown = [name for name in names if name not in labels]
     raise ValueError(f"The model does not know these classes of the data: {', '.join(unknown[:5])}")
 
 
 def _model_file(path: Path) -> Path:
     """The model file of a run directory, or the file itself."""
-    file = next((path / name for name in MODELS if (path / name).is_file()), path) if path.is_dir() else path
+    file = (
+        next((path / name for name in MODELS if (path / name).is_file()), path)
+        if path.is_dir()
+        else path
+    )
     if file.suffix != ".keras" or not file.is_file():
         raise FileNotFoundError(
-            f"{path} is no run directory (with {' or '.join(MODELS)}), no .keras file and no file or folder of weights."
+            f"{path} is no run directory (with {' or '.join(MODELS)}), no .keras file and no "
+            "file or folder of weights."
         )
     return file
 
@@ -185,11 +216,18 @@ def read_config(path: str | Path) -> TrainConfig:
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
-    except (ArgumentError, TypeError) as error:  # the latter for a number where a group of settings belongs
-        raise ValueError(f"{path} is no config of deit-tf: {' '.join(str(error).split())}") from error
+    except (
+        ArgumentError,
+        TypeError,
+    ) as error:  # the latter for a number where a group of settings belongs
+        raise ValueError(
+            f"{path} is no config of deit-tf: {' '.join(str(error).split())}"
+        ) from error
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write a config file that `--config` takes."""
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False))
+        temporary.write_text(
+            yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False)
+        )

@@ -47,9 +47,18 @@ MARKER = "facts.json"
 # What a run that starts anew replaces in its directory.
 OWN_FOLDERS = ("tensorboard", CHECKPOINTS)
 OWN_FILES = ("config.yaml", "labels.txt", "metrics.jsonl", "summary.json")
-OWN_MODELS = tuple(f"{Path(name).stem}{kind}.keras" for name in MODELS for kind in ("", "_best", "_ema"))
+OWN_MODELS = tuple(
+    f"{Path(name).stem}{kind}.keras" for name in MODELS for kind in ("", "_best", "_ema")
+)
 # What a run may change when it goes on, as it has no part in what it computes.
-FREE = ("out", "data.num_parallel_calls", "data.verify", "distill.labels", "checkpoint.every_steps", "checkpoint.keep")
+FREE = (
+    "out",
+    "data.num_parallel_calls",
+    "data.verify",
+    "distill.labels",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+)
 
 
 # What learns, by the paths of the weights (`model.trainable`).
@@ -78,21 +87,22 @@ class Task:
 
 
 def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = False) -> Path:
-    """Train the student that `config` describes, with its teacher if it has one, or pre-train its trunk.
+    """Train the student that `config` describes, with its teacher if it has one, or pre-train its
+    trunk.
 
     A run that was stopped goes on where it was: call this again.
 
     Args:
         config: The run.
         overwrite: Whether to replace what is in `config.out`, finished or not, and start anew.
-        accept_changes: Whether to go on with a stopped run although its config differs, if it has as many steps
-            per epoch.
+        accept_changes: Whether to go on with a stopped run although its config differs, if it has
+            as many steps per epoch.
     Returns:
         The run directory.
     Raises:
         FileExistsError: If `config.out` holds a finished run, or files that are not of a run.
-        FileNotFoundError, ValueError: If the config names what is not there, or its parts do not fit, or it
-            differs from that of the stopped run; nothing is written then.
+        FileNotFoundError, ValueError: If the config names what is not there, or its parts do not
+            fit, or it differs from that of the stopped run; nothing is written then.
         FloatingPointError: If the loss is no longer finite; no model is saved then.
         ConnectionError: If a worker of the cluster is gone.
         OSError: If the disk is full; the checkpoints before stay whole.
@@ -101,13 +111,21 @@ def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = F
     return _run(config, build, overwrite, accept_changes)
 
 
-def train_teacher(config: TrainConfig, overwrite: bool = False, accept_changes: bool = False) -> Path:
+def train_teacher(
+    config: TrainConfig, overwrite: bool = False, accept_changes: bool = False
+) -> Path:
     """Train the convnet of `config.teacher` on the student's data, into `config.out`.
 
-    Takes, returns and raises what `train` does. `epochs`, `optim` and `augment` are those of `config.teacher`.
+    Takes, returns and raises what `train` does. `epochs`, `optim` and `augment` are those of
+    `config.teacher`.
     """
-    log.info("The teacher's are teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's.")
-    config = replace(config, teacher=replace(config.teacher, augment=config.teacher.augment.resolve()))
+    log.info(
+        "The teacher's are teacher.epochs, teacher.optim, teacher.augment; epochs, optim, "
+        "augment the student's."
+    )
+    config = replace(
+        config, teacher=replace(config.teacher, augment=config.teacher.augment.resolve())
+    )
     return _run(config, _teacher_task, overwrite, accept_changes, _teachers_recipe)
 
 
@@ -123,7 +141,9 @@ def _run(
     accept: bool,
     recipe: Callable[[TrainConfig], TrainConfig] = lambda config: config,
 ) -> Path:
-    """Run what `recipe` makes of `config`; config.yaml gets `config` itself, for the student to take."""
+    """Run what `recipe` makes of `config`; config.yaml gets `config` itself, for the student to
+    take.
+    """
     given = replace(config, augment=config.augment.resolve())
     config = recipe(given)
     _check(config)
@@ -156,41 +176,54 @@ def _check(config: TrainConfig) -> None:
     if config.epochs < 1:
         raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
     if config.checkpoint.every_steps is not None and config.checkpoint.every_steps < 1:
-        raise ValueError(f"`checkpoint.every_steps` is positive or null. Received: {config.checkpoint.every_steps}")
+        raise ValueError(
+            "`checkpoint.every_steps` is positive or null. Received: "
+            f"{config.checkpoint.every_steps}"
+        )
     if config.checkpoint.keep < 1:
         raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.checkpoint.keep}")
     _check_model(config)
     if config.xla and config.strategy != "none":
         raise ValueError(
-            "`xla` works on one device: XLA cannot compile a step that reaches for the variables of other replicas. "
-            "Set `strategy` to none, or `xla` to false."
+            "`xla` works on one device: XLA cannot compile a step that reaches for the "
+            "variables of other replicas. Set `strategy` to none, or `xla` to false."
         )
     if config.xla and config.deterministic:
-        raise ValueError("`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to false.")
+        raise ValueError(
+            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` "
+            "to false."
+        )
     if config.distill.train_heads != "mean" and config.distill.kind != "none":
         raise ValueError(
-            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part of its own. "
-            f"Received: train_heads={config.distill.train_heads!r}, kind={config.distill.kind!r}"
+            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a "
+            f"part of its own. Received: train_heads={config.distill.train_heads!r}, "
+            f"kind={config.distill.kind!r}"
         )
 
 
 def _check_model(config: TrainConfig) -> None:
     if config.model.init != "timm" and config.model.weights is not None:
         raise ValueError(
-            f"`model.init` is for fresh weights: set it to timm, or `model.weights` to null. Received: "
-            f"init={config.model.init!r}, weights={config.model.weights!r}"
+            "`model.init` is for fresh weights: set it to timm, or `model.weights` to null. "
+            f"Received: init={config.model.init!r}, weights={config.model.weights!r}"
         )
     if config.task == "masked" and config.model.trainable != "all":
         raise ValueError(
-            f"`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set it to all. Received: "
-            f"{config.model.trainable!r}"
+            "`model.trainable` is for `task` classify: pre-training changes the whole trunk. "
+            f"Set it to all. Received: {config.model.trainable!r}"
         )
 
 
 def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     labels, distill = _class_names(config, sources[0]), config.distill
-    if distill.kind != "none" and distill.teacher and Path(config.out).resolve() == _home(distill.teacher):
-        raise ValueError(f"`out` must not be where the teacher is, {distill.teacher}. Received: {config.out}")
+    if (
+        distill.kind != "none"
+        and distill.teacher
+        and Path(config.out).resolve() == _home(distill.teacher)
+    ):
+        raise ValueError(
+            f"`out` must not be where the teacher is, {distill.teacher}. Received: {config.out}"
+        )
     student = create_model(config.model.name, num_classes=len(labels), **config.model.overrides())
     if config.model.init == "mimetic":
         mimetic_init(student, config.seed)
@@ -211,7 +244,11 @@ def _student_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
         std=config.data.std,
     )
     return Task(
-        distiller, "student", distill.kind, *_batches(student, config, sources, cache), LEARNS[config.model.trainable]
+        distiller,
+        "student",
+        distill.kind,
+        *_batches(student, config, sources, cache),
+        LEARNS[config.model.trainable],
     )
 
 
@@ -225,8 +262,9 @@ def _class_names(config: TrainConfig, source: Source) -> tuple[str, ...]:
     """The classes to tell apart; refuses less than two."""
     if len(source.class_names) < 2:
         raise ValueError(
-            f"`data.source` needs two classes at least to tell apart, each a folder of images where it is a folder. "
-            f"Found in {config.data.source}: {', '.join(source.class_names) or 'none'}"
+            "`data.source` needs two classes at least to tell apart, each a folder of images "
+            f"where it is a folder. Found in {config.data.source}: "
+            f"{', '.join(source.class_names) or 'none'}"
         )
     return source.class_names
 
@@ -236,9 +274,9 @@ def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
         return None
     if config.distill.teacher is None:
         raise ValueError(
-            f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf train-teacher` and "
-            "set `distill.teacher` to its run; or set `distill.labels` to what `deit-tf label` made, or `distill.kind` "
-            "to none."
+            f"`distill.kind` {config.distill.kind!r} needs a teacher. Train one with `deit-tf "
+            "train-teacher` and set `distill.teacher` to its run; or set `distill.labels` to "
+            "what `deit-tf label` made, or `distill.kind` to none."
         )
     return load_teacher(config.distill.teacher, labels)
 
@@ -254,9 +292,16 @@ def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
 
     def batches(first_step):
         return masked_dataset(
-            training, config.data, config.augment, config.mask, size, patch,
-            epochs=config.epochs, seed=config.seed, first_step=first_step,
-        )  # fmt: skip
+            training,
+            config.data,
+            config.augment,
+            config.mask,
+            size,
+            patch,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_step=first_step,
+        )
 
     evaluation = masked_eval_dataset(held_out, config.data, config.mask, processor, patch)
     return Task(MaskedTrainer(network), "masked", "masked", batches, evaluation)
@@ -265,21 +310,34 @@ def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
 def _teacher_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
     size = config.teacher.image_size or student_size(config)
     classes = len(_class_names(config, sources[0]))
-    network = build_teacher(config.teacher, classes, image_size=size, mean=config.data.mean, std=config.data.std)
+    network = build_teacher(
+        config.teacher, classes, image_size=size, mean=config.data.mean, std=config.data.std
+    )
     return Task(LabelTrainer(network), "teacher", "teacher", *_batches(network, config, sources))
 
 
 def _batches(
-    network: keras.Model, config: TrainConfig, sources: tuple[Source, Source], cache: Cache | None = None
+    network: keras.Model,
+    config: TrainConfig,
+    sources: tuple[Source, Source],
+    cache: Cache | None = None,
 ) -> tuple[Callable[[int], tf.data.Dataset], tf.data.Dataset]:
-    """Labelled batches to train on, from a step on, and those to evaluate on; with the teacher's labels of `cache`."""
+    """Labelled batches to train on, from a step on, and those to evaluate on; with the teacher's
+    labels of `cache`.
+    """
     training, held_out = sources
     size, classes = network.input_shape[1:3], len(training.class_names)
     processor = ImageProcessor(size, config.data.crop_ratio, config.data.mean, config.data.std)
 
     def batches(first_step):
         stream = train_dataset(
-            training, config.data, config.augment, size, epochs=config.epochs, seed=config.seed, first_step=first_step
+            training,
+            config.data,
+            config.augment,
+            size,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_step=first_step,
         )
         return cache.attach(stream, first_step) if cache else stream
 
@@ -301,16 +359,29 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _compile(task: Task, config: TrainConfig, source: Source, strategy: tf.distribute.Strategy) -> None:
+def _compile(
+    task: Task, config: TrainConfig, source: Source, strategy: tf.distribute.Strategy
+) -> None:
     batch, steps = config.data.batch_size, steps_per_epoch(source, config.data.batch_size)
     peak, replicas = scaled_lr(config.optim, batch), strategy.num_replicas_in_sync
-    log.info("%d images, %d classes, %d steps per epoch", source.size, len(source.class_names), steps)
     log.info(
-        "Effective batch %d = %d replicas x %d micro-batches x %d images; so the learning rate peaks at %.3g (lr %.3g)",
-        batch, replicas, config.micro_batches, batch // replicas // config.micro_batches, peak, config.optim.lr,
-    )  # fmt: skip
+        "%d images, %d classes, %d steps per epoch", source.size, len(source.class_names), steps
+    )
+    log.info(
+        "Effective batch %d = %d replicas x %d micro-batches x %d images; so the learning rate "
+        "peaks at %.3g (lr %.3g)",
+        batch,
+        replicas,
+        config.micro_batches,
+        batch // replicas // config.micro_batches,
+        peak,
+        config.optim.lr,
+    )
     if config.optim.min_lr > peak:
-        log.warning("`optim.min_lr` %.3g exceeds that peak: the learning rate will rise.", config.optim.min_lr)
+        log.warning(
+            "`optim.min_lr` %.3g exceeds that peak: the learning rate will rise.",
+            config.optim.min_lr,
+        )
     optimizer = build_optimizer(config.optim, batch, steps, config.epochs)
     if config.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -326,16 +397,26 @@ def _compile(task: Task, config: TrainConfig, source: Source, strategy: tf.distr
 
 
 def _refuse_to_destroy(
-    config: TrainConfig, facts: dict, overwrite: bool, accept: bool, recipe: Callable[[TrainConfig], TrainConfig]
+    config: TrainConfig,
+    facts: dict,
+    overwrite: bool,
+    accept: bool,
+    recipe: Callable[[TrainConfig], TrainConfig],
 ) -> None:
-    """Refuse a folder that is no run's, or one with a finished run, or with one that was stopped and was another."""
+    """Refuse a folder that is no run's, or one with a finished run, or with one that was stopped
+    and was another.
+    """
     out = Path(config.out)
     _refuse_foreign(out)
     checkpoints = list((out / CHECKPOINTS).glob("*.safetensors"))
     if overwrite:
         return
-    if (out / "summary.json").exists() or (not checkpoints and any((out / name).exists() for name in MODELS)):
-        raise FileExistsError(f"{out} holds a finished run. Choose another --out, or pass --overwrite.")
+    if (out / "summary.json").exists() or (
+        not checkpoints and any((out / name).exists() for name in MODELS)
+    ):
+        raise FileExistsError(
+            f"{out} holds a finished run. Choose another --out, or pass --overwrite."
+        )
     if not checkpoints:
         return
     then = json.loads((out / MARKER).read_text())
@@ -344,37 +425,48 @@ def _refuse_to_destroy(
         return
     then |= _flat(asdict(recipe(read_config(out / "config.yaml"))))
     now = _flat(asdict(config)) | facts
-    differing = [key for key in now if key not in FREE and _plain(now[key]) != _plain(then.get(key))]
+    differing = [
+        key for key in now if key not in FREE and _plain(now[key]) != _plain(then.get(key))
+    ]
     if differing:
         told = "; ".join(f"{key}: {then.get(key)} then, {now[key]} now" for key in differing[:8])
         raise ValueError(
-            f"{out} holds a stopped run of another config. {told}. Restore those to go on with it, pass "
-            "--accept-changes to go on all the same, or --overwrite to start over."
+            f"{out} holds a stopped run of another config. {told}. Restore those to go on with "
+            "it, pass --accept-changes to go on all the same, or --overwrite to start over."
         )
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Refuse a folder that no run made but which holds what a run would replace, or another model."""
+    """Refuse a folder that no run made but which holds what a run would replace, or another
+    model.
+    """
     if (out / MARKER).exists() or not out.is_dir():
         return
     found = [name for name in (*OWN_FOLDERS, *OWN_FILES) if (out / name).exists()]
     if found := found + sorted(path.name for path in out.glob("*.keras")):
-        raise FileExistsError(f"{out} is no run directory, and holds {', '.join(found[:8])}. Choose another --out.")
+        raise FileExistsError(
+            f"{out} is no run directory, and holds {', '.join(found[:8])}. Choose another --out."
+        )
 
 
 def _refuse_other_steps(out: Path, then: dict, now: dict) -> None:
-    """Refuse to go on with another number of steps per epoch, by which checkpoints and learning rate are counted."""
+    """Refuse to go on with another number of steps per epoch, by which checkpoints and learning
+    rate are counted.
+    """
     steps = now["steps_per_epoch"]
     before = then.get("steps_per_epoch", steps)
     if before != steps:
         raise ValueError(
-            f"{out} holds a stopped run of {before} steps per epoch, which `data.batch_size` and the images decide; "
-            "its checkpoints are counted in them. Go on with the settings and images it had, or pass --overwrite to "
-            f"start over. Received: {steps} steps per epoch"
+            f"{out} holds a stopped run of {before} steps per epoch, which `data.batch_size` "
+            "and the images decide; its checkpoints are counted in them. Go on with the "
+            f"settings and images it had, or pass --overwrite to start over. Received: {steps} "
+            "steps per epoch"
         )
 
 
-def _start(config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, overwrite: bool) -> None:
+def _start(
+    config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, overwrite: bool
+) -> None:
     """Make the run directory, without what an earlier run left of itself; what goes on stays."""
     out = Path(config.out)
     if is_chief(strategy):
@@ -386,7 +478,9 @@ def _start(config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, o
                 (out / name).unlink(missing_ok=True)
         for torn in (*out.glob(".*.partial.*"), *(out / CHECKPOINTS).glob(".*.partial.*")):
             torn.unlink()
-        write_json(facts, out / MARKER)  # first, so that a folder with anything else of a run has it
+        write_json(
+            facts, out / MARKER
+        )  # first, so that a folder with anything else of a run has it
         write_config(config, out / "config.yaml")
         with replacing(out / "labels.txt") as temporary:
             temporary.write_text("".join(f"{label}\n" for label in facts["labels"]))
@@ -415,7 +509,9 @@ def _train(task: Task, config: TrainConfig, strategy: tf.distribute.Strategy, st
     return time.perf_counter() - started
 
 
-def _finish(task: Task, config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, seconds: float) -> None:
+def _finish(
+    task: Task, config: TrainConfig, facts: dict, strategy: tf.distribute.Strategy, seconds: float
+) -> None:
     """Write the models, and last of all the summary: with it a run is finished."""
     out, network, chief = Path(config.out), task.trainer.network, is_chief(strategy)
     if task.trainer.ema:
@@ -424,7 +520,9 @@ def _finish(task: Task, config: TrainConfig, facts: dict, strategy: tf.distribut
     meet(strategy)  # or the first to leave would look like a failure to the others
     if not chief:
         return
-    figures = {k.removeprefix("val_"): v for k, v in Curves(out).last().items() if k.startswith("val_")}
+    figures = {
+        k.removeprefix("val_"): v for k, v in Curves(out).last().items() if k.startswith("val_")
+    }
     summary = {
         "model": network.name,
         "parameters": network.count_params(),
@@ -449,7 +547,11 @@ def _flat(config: dict, prefix: str = "") -> dict:
     """A nested dict as one of dotted keys."""
     flat = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 

@@ -30,27 +30,31 @@ def create_model(
 
     Args:
         name: One of `list_models()`.
-        num_classes: Classes C of each head; by default those of the weights, else 1000. Another number
-            than the weights have gives fresh heads.
-        image_size: Height and width in pixels, or one number; by default that of the name. The position
-            embedding of weights for another size is resized.
+        num_classes: Classes C of each head; by default those of the weights, else 1000. Another
+            number than the weights have gives fresh heads.
+        image_size: Height and width in pixels, or one number; by default that of the name. The
+            position embedding of weights for another size is resized.
         drop_path_rate: Stochastic depth of the last block, for training; the paper takes 0.1.
-        weights: What `read_weights` takes: a file or folder of timm, Hugging Face or the original, a `.keras` file
-            or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon of their layer norms is kept.
-        heads: `new` passes over the heads of the weights, `keep` insists on them; by default they are kept
-            where they have as many classes.
+        weights: What `read_weights` takes: a file or folder of timm, Hugging Face or the original,
+            a `.keras` file or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon
+            of their layer norms is kept.
+        heads: `new` passes over the heads of the weights, `keep` insists on them; by default they
+            are kept where they have as many classes.
         **overrides: Other fields of `ModelConfig`, such as `patch_size` or `layer_norm_eps`.
     Returns:
         A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name (with the nearest ones), an unknown field, or numbers that
-            make no model; for weights that are damaged or do not fit, in their number of attention heads too.
+            make no model; for weights that are damaged or do not fit, in their number of attention
+            heads too.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.
     """
     variant = find_variant(name)
     known = [field.name for field in fields(ModelConfig)]
     if unknown := sorted(set(overrides) - set(known)):
-        raise ValueError(f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}")
+        raise ValueError(
+            f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}"
+        )
     size = {} if image_size is None else {"image_size": image_size}
     classes = {} if num_classes is None else {"num_classes": num_classes}
     config = replace(variant, drop_path_rate=drop_path_rate, **classes, **size, **overrides)
@@ -58,9 +62,10 @@ def create_model(
         return build_deit(config, name=name)
     state, facts = read_weights(weights)
     if facts.num_heads not in (None, config.num_heads):
-        raise ValueError(  # the shapes may fit all the same, and attention would be scrambled in silence
-            f"`num_heads` must be {facts.num_heads}, that of the weights in {weights}; pass it, or the name of their "
-            f"model. Received: num_heads={config.num_heads} for {name!r}"
+        # the shapes may fit all the same, and attention would be scrambled in silence
+        raise ValueError(
+            f"`num_heads` must be {facts.num_heads}, that of the weights in {weights}; pass it, "
+            f"or the name of their model. Received: num_heads={config.num_heads} for {name!r}"
         )
     if num_classes is None:
         config = replace(config, num_classes=describe(state).get("num_classes", config.num_classes))
@@ -84,14 +89,19 @@ def create_masked_model(name: str, **overrides) -> keras.Model:
 
 
 def create_regnety(
-    name: str, *, num_classes: int | None = None, image_size: Size = 224, weights: str | Path | None = None
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: Size = 224,
+    weights: str | Path | None = None,
 ) -> keras.Model:
-    """Build a RegNetY by timm's name, with fresh weights or those of a file; `regnety_160` is the paper's teacher.
+    """Build a RegNetY by timm's name, with fresh weights or those of a file; `regnety_160` is the
+    paper's teacher.
 
     Args:
         name: One of `REGNETY`.
-        num_classes: Classes C; by default those of the weights, else 1000. Another number than the weights
-            have gives a fresh head.
+        num_classes: Classes C; by default those of the weights, else 1000. Another number than the
+            weights have gives a fresh head.
         image_size: Height and width in pixels, or one number for a square.
         weights: What `read_weights` takes, such as `hf://timm/regnety_160.deit_in1k`.
     Returns:
@@ -102,7 +112,9 @@ def create_regnety(
     """
     if name not in REGNETY:
         nearest = difflib.get_close_matches(name, REGNETY, n=3) or list(REGNETY)
-        raise ValueError(f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
+        raise ValueError(
+            f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
+        )
     state, facts = read_weights(weights) if weights is not None else ({}, None)
     if num_classes is None:
         num_classes = describe(state).get("num_classes", 1000)
@@ -113,7 +125,8 @@ def create_regnety(
 
 
 def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Model, Facts]:
-    """Build the very model that weights belong to, as their shapes and the files beside them tell it.
+    """Build the very model that weights belong to, as their shapes and the files beside them tell
+    it.
 
     Args:
         source: What `read_weights` takes.
@@ -127,19 +140,24 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
     state, facts = read_weights(source)
     described = describe(state)
     if (name or facts.architecture) in REGNETY:
-        return create_regnety(name or facts.architecture, image_size=facts.image_size or 224, weights=source), facts
+        return create_regnety(
+            name or facts.architecture, image_size=facts.image_size or 224, weights=source
+        ), facts
     if name:
         return create_model(name, image_size=facts.image_size, weights=source), facts
     heads = facts.num_heads or _published_heads(described)
     if "num_classes" not in described or not heads:
         raise ValueError(
-            f"{source}: its weights do not tell a classifier. They have no head, or the number of attention heads is "
-            f"unknown. Pass the name of the model ({', '.join(VARIANTS)}), or, for another shape, put a {CONFIG} with "
+            f"{source}: its weights do not tell a classifier. They have no head, or the number "
+            "of attention heads is unknown. Pass the name of the model "
+            f"({', '.join(VARIANTS)}), or, for another shape, put a {CONFIG} with "
             "`num_attention_heads` beside the weights."
         )
     size = {"image_size": facts.image_size} if facts.image_size else {}
     config = ModelConfig(**described | size, num_heads=heads)
-    published = next((name for name, variant in VARIANTS.items() if _same_shape(variant, config)), "deit")
+    published = next(
+        (name for name, variant in VARIANTS.items() if _same_shape(variant, config)), "deit"
+    )
     config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
     model = build_deit(config, name=published)
     load_weights(model, state, facts)
@@ -147,9 +165,13 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
 
 
 def _published_heads(described: dict[str, int | float | bool]) -> int:
-    """Attention heads of the published models of a shape, at any image size; 0 where the shape is none of theirs."""
+    """Attention heads of the published models of a shape, at any image size; 0 where the shape is
+    none of theirs.
+    """
     shape = ("patch_size", "embed_dim", "depth", "mlp_ratio")
-    published = any(all(described.get(f) == getattr(variant, f) for f in shape) for variant in VARIANTS.values())
+    published = any(
+        all(described.get(f) == getattr(variant, f) for f in shape) for variant in VARIANTS.values()
+    )
     return described["embed_dim"] // HEAD_WIDTH if published else 0
 
 

@@ -2,8 +2,8 @@
 
     python examples/distil_your_teacher.py photos teacher.keras --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
 
-The teacher may be any Keras model from images to logits over the same classes, in the order of the class folders.
---mean and --std are those that its images were normalised with, for pixels in 0..1.
+The teacher may be any Keras model from images to logits over the same classes, in the order of the
+class folders. --mean and --std are those that its images were normalised with, for pixels in 0..1.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfi
 
 def main() -> None:
     """Open the folder, freeze the teacher, distil, save the student."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("teacher", help="a .keras file")
     parser.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN)
@@ -31,20 +33,29 @@ def main() -> None:
     data = DataConfig(given.folder, batch_size=given.batch_size)
     training, held_out = deit_tf.data.open_sources(data)
     steps = deit_tf.data.steps_per_epoch(training, data.batch_size)
-    batches = deit_tf.data.train_dataset(training, data, AugmentConfig("deit"), given.image_size, epochs=given.epochs)
+    batches = deit_tf.data.train_dataset(
+        training, data, AugmentConfig("deit"), given.image_size, epochs=given.epochs
+    )
     evaluation = deit_tf.data.eval_dataset(held_out, data, deit_tf.ImageProcessor(given.image_size))
 
     network = keras.saving.load_model(given.teacher, compile=False)
     network.trainable = False  # a teacher is frozen
     teacher = deit_tf.Teacher(network, mean=given.mean, std=given.std)
     student = deit_tf.create_model(
-        given.model, num_classes=len(training.class_names), image_size=given.image_size, drop_path_rate=0.1
+        given.model,
+        num_classes=len(training.class_names),
+        image_size=given.image_size,
+        drop_path_rate=0.1,
     )
     distiller = deit_tf.Distiller(student, teacher, kind="hard")
     warmup = min(5, given.epochs / 2)
     recipe = OptimConfig(warmup_epochs=warmup)
-    distiller.compile(deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs))
-    distiller.fit(batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2)
+    distiller.compile(
+        deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs)
+    )
+    distiller.fit(
+        batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2
+    )
     distiller.student.save(given.out)  # no teacher inside
     print(f"Student: {given.out}")
 

@@ -2,8 +2,9 @@
 
     python examples/export_and_ask_server.py runs/demo/distilled cat.jpg dog.jpg --out served
 
-The server is export/serve.py, which is for development and speaks TensorFlow Serving's API, so that the client's part
-is the same with the real one; export/README.md says how that is started on the same folder.
+The server is export/serve.py, which is for development and speaks TensorFlow Serving's API, so that
+the client's part is the same with the real one; export/README.md says how that is started on the
+same folder.
 """
 
 import argparse
@@ -20,7 +21,9 @@ EXPORT = Path(__file__).parent.parent / "export"
 
 def main() -> None:
     """Export, start a server on a free port, ask, stop it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--out", default="served", help="folder of the server's models")
@@ -30,17 +33,41 @@ def main() -> None:
     run = load_run(given.run)
     described = dict(processor=run.processor, labels=run.labels, name=run.name, images=run.samples)
     try:
-        folder = deit_tf.export_saved_model(run.model, given.out, version=given.version, **described)
+        folder = deit_tf.export_saved_model(
+            run.model, given.out, version=given.version, **described
+        )
     except FileExistsError as error:
         sys.exit(f"Not exported: {error}")
     print(f"Exported and compared with Keras: {folder}")
 
-    command = [sys.executable, EXPORT / "serve.py", given.out, "--grpc_port", "0", "--rest_port", "0"]
+    command = [
+        sys.executable,
+        EXPORT / "serve.py",
+        given.out,
+        "--grpc_port",
+        "0",
+        "--rest_port",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = next(found[1] for line in server.stdout if (found := re.match(r"gRPC on ([\w.]+:\d+)", line)))
-            ask = [sys.executable, EXPORT / "client.py", *given.pictures, "--model", run.name, "--server", address]
-            client = subprocess.run(ask, stdout=subprocess.PIPE, text=True)  # what it complains of goes to stderr
+            address = next(
+                found[1]
+                for line in server.stdout
+                if (found := re.match(r"gRPC on ([\w.]+:\d+)", line))
+            )
+            ask = [
+                sys.executable,
+                EXPORT / "client.py",
+                *given.pictures,
+                "--model",
+                run.name,
+                "--server",
+                address,
+            ]
+            client = subprocess.run(
+                ask, stdout=subprocess.PIPE, text=True
+            )  # what it complains of goes to stderr
             print(client.stdout)
         finally:
             server.terminate()

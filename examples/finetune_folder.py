@@ -1,8 +1,10 @@
 """Fine-tune a DeiT on a folder of your own, with Keras's plain `fit`.
 
-    python examples/finetune_folder.py photos --weights hf://facebook/deit-tiny-patch16-224 --out pets.keras
+    python examples/finetune_folder.py photos --weights hf://facebook/deit-tiny-patch16-224 --out
+    pets.keras
 
-`photos` holds one folder per class, or `train/` and `val/` of such. Without --weights the model starts from scratch.
+`photos` holds one folder per class, or `train/` and `val/` of such. Without --weights the model
+starts from scratch.
 """
 
 import argparse
@@ -15,10 +17,14 @@ from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
 
 def main() -> None:
     """Open the folder, build, fit, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--model", default="deit_tiny_patch16_224")
-    parser.add_argument("--weights", help="a run, a .keras or .safetensors file, a folder, or hf://...")
+    parser.add_argument(
+        "--weights", help="a run, a .keras or .safetensors file, a folder, or hf://..."
+    )
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=10)
@@ -28,8 +34,12 @@ def main() -> None:
     data = DataConfig(given.folder, batch_size=given.batch_size)
     training, held_out = deit_tf.data.open_sources(data)
     steps = deit_tf.data.steps_per_epoch(training, data.batch_size)
-    augment = AugmentConfig("light")  # crops and flips: enough for a model that has seen pictures before
-    batches = deit_tf.data.train_dataset(training, data, augment, given.image_size, epochs=given.epochs)
+    augment = AugmentConfig(
+        "light"
+    )  # crops and flips: enough for a model that has seen pictures before
+    batches = deit_tf.data.train_dataset(
+        training, data, augment, given.image_size, epochs=given.epochs
+    )
     processor = deit_tf.ImageProcessor(given.image_size)
     classes = len(training.class_names)
     evaluation = deit_tf.data.eval_dataset(held_out, data, processor).map(
@@ -37,7 +47,11 @@ def main() -> None:
     )
 
     model = deit_tf.create_model(
-        given.model, num_classes=classes, image_size=given.image_size, weights=given.weights, drop_path_rate=0.1
+        given.model,
+        num_classes=classes,
+        image_size=given.image_size,
+        weights=given.weights,
+        drop_path_rate=0.1,
     )
     # A tenth of the rate from scratch; it grows with the batch.
     recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)
@@ -46,7 +60,9 @@ def main() -> None:
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    model.fit(batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2)
+    model.fit(
+        batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2
+    )
     model.save(given.out)
     print(f"{given.out}: {classes} classes: {', '.join(training.class_names)}")
 

@@ -1,4 +1,5 @@
-"""Find the nearest neighbours of every picture in a folder, by the class token of a DeiT, and say how good they are.
+"""Find the nearest neighbours of every picture in a folder, by the class token of a DeiT, and say
+how good they are.
 
     python examples/retrieval.py photos runs/student --k 5
 
@@ -18,7 +19,9 @@ from deit_tf.runs import load_run
 
 def main() -> None:
     """Embed the folder, rank, measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", help="a folder of class folders")
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("--k", type=int, default=5)
@@ -41,10 +44,16 @@ def main() -> None:
 
     names = np.array(source.class_names)
     for i in np.linspace(0, source.size - 1, given.show).astype(int):
-        print(f"picture {i} ({names[labels[i]]}): {', '.join(f'{j} ({names[labels[j]]})' for j in nearest[i])}")
+        print(
+            f"picture {i} ({names[labels[i]]}): "
+            f"{', '.join(f'{j} ({names[labels[j]]})' for j in nearest[i])}"
+        )
     precision = (labels[nearest] == labels[:, None]).mean()
     chance = np.mean([(labels == label).sum() - 1 for label in labels]) / (source.size - 1)
-    print(f"precision at {given.k}: {100 * precision:.1f} % of {source.size} pictures (by chance {100 * chance:.1f} %)")
+    print(
+        f"precision at {given.k}: {100 * precision:.1f} % of {source.size} pictures (by chance "
+        f"{100 * chance:.1f} %)"
+    )
 
 
 if __name__ == "__main__":

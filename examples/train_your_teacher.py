@@ -1,7 +1,9 @@
-"""Train a convnet of your own in plain Keras, to teach a DeiT with; here a small ResNet for images of 32 pixels.
+"""Train a convnet of your own in plain Keras, to teach a DeiT with; here a small ResNet for images
+of 32 pixels.
 
     python examples/train_your_teacher.py photos --precision mixed_bfloat16 --out teacher.keras
-    deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher teacher.keras
+    deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher
+    teacher.keras
 
 Its images are normalised by ImageNet's mean and std, as the student's are.
 """
@@ -19,12 +21,16 @@ from deit_tf.training.optim import build_optimizer
 
 def conv(x, channels: int, stride: int = 1):
     """A convolution with norm and ReLU: [B, H, W, C] to [B, H / stride, W / stride, channels]."""
-    x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = layers.Conv2D(
+        channels, 3, stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )(x)
     return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
 
 
 def build_network(classes: int) -> keras.Model:
-    """Eleven layers, three residual branches: images [B, 32, 32, 3], normalised, to logits [B, C]."""
+    """Eleven layers, three residual branches: images [B, 32, 32, 3], normalised, to logits [B,
+    C].
+    """
     image = keras.Input((32, 32, 3), name="image")
     x = conv(image, 32)
     for channels in (64, 128, 256):
@@ -36,7 +42,9 @@ def build_network(classes: int) -> keras.Model:
 
 def main() -> None:
     """Open the folder, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=10)
@@ -53,11 +61,17 @@ def main() -> None:
     batches = train_dataset(train, data, augment, 32, epochs=given.epochs)
     evaluation = eval_dataset(held_out, data, ImageProcessor(32, crop_ratio=1.0))
     evaluation = evaluation.map(lambda images, labels: (images, keras.ops.one_hot(labels, classes)))
-    recipe = OptimConfig(optimizer="sgd", lr=0.4, weight_decay=5e-4, warmup_epochs=min(2, given.epochs / 2))
+    recipe = OptimConfig(
+        optimizer="sgd", lr=0.4, weight_decay=5e-4, warmup_epochs=min(2, given.epochs / 2)
+    )
     optimizer = build_optimizer(recipe, data.batch_size, steps, given.epochs)
     network = build_network(classes)
-    network.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    network.fit(batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2)
+    network.compile(
+        optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    network.fit(
+        batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2
+    )
     network.save(given.out)
 
 

@@ -1,7 +1,9 @@
-"""Compare Keras, SavedModels, .tflite files and a running server on the same pictures, in one table.
+"""Compare Keras, SavedModels, .tflite files and a running server on the same pictures, in one
+table.
 
 python export/check.py runs/student --exports served --server localhost:8500
-python export/check.py runs/student --exports phone --exports served --python /path/to/python/with/tensorflow-2.15
+python export/check.py runs/student --exports phone --exports served --python
+/path/to/python/with/tensorflow-2.15
 """
 
 import argparse
@@ -29,7 +31,8 @@ from deit_tf.exporting.tflite import SUFFIX, VARIANTS, Variant, float32_twin, lo
 from deit_tf.runs import Run, load_run
 
 BATCH = 8
-# Of a float32 artefact, as `export_saved_model` has it; the kernels are Keras's own, in other batches.
+# Of a float32 artefact, as `export_saved_model` has it; the kernels are Keras's own, in other
+# batches.
 EXACT = VARIANTS["float32"]
 COLUMNS = (
     "artefact",
@@ -45,7 +48,14 @@ COLUMNS = (
 )
 WIDTH = 180
 # RuntimeError: LiteRT's where a file does not run, and its kin ExportError.
-FAILURES = (RuntimeError, OSError, ValueError, tf.errors.OpError, grpc.RpcError, subprocess.SubprocessError)
+FAILURES = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    tf.errors.OpError,
+    grpc.RpcError,
+    subprocess.SubprocessError,
+)
 OTHER = Path(__file__).with_name("other_tensorflow.py")
 
 
@@ -55,7 +65,8 @@ class Answer:
 
     Args:
         name: What to call it.
-        logits: From nothing to [n, C]; called once, so that one artefact's failure is a row and not the end.
+        logits: From nothing to [n, C]; called once, so that one artefact's failure is a row and not
+            the end.
         limits: What it may differ by, an entry of `VARIANTS`.
     """
 
@@ -68,30 +79,56 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", metavar="RUN_OR_KERAS_FILE", help="what everything is compared with")
-    parser.add_argument("--exports", action="append", default=[], metavar="DIR", help="SavedModels and .tflite files")
-    parser.add_argument("--server", metavar="HOST:PORT", help="gRPC address of a server, TensorFlow Serving's or ours")
-    parser.add_argument("--model", metavar="NAME", help="name of the model on the server (default: the run's)")
-    parser.add_argument("--python", metavar="INTERPRETER", help="run the SavedModels with its TensorFlow as well")
-    parser.add_argument("--source", help="pictures, as `data.source` of a config (default: the run's held-out ones)")
+    parser.add_argument(
+        "--exports",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="SavedModels and .tflite files",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        help="gRPC address of a server, TensorFlow Serving's or ours",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="name of the model on the server (default: the run's)"
+    )
+    parser.add_argument(
+        "--python", metavar="INTERPRETER", help="run the SavedModels with its TensorFlow as well"
+    )
+    parser.add_argument(
+        "--source", help="pictures, as `data.source` of a config (default: the run's held-out ones)"
+    )
     parser.add_argument("--pictures", type=int, default=100, help="how many (default: 100)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print the table; exit status 1 where an artefact disagrees beyond its limit, or does not answer."""
+    """Print the table; exit status 1 where an artefact disagrees beyond its limit, or does not
+    answer.
+    """
     args = parse()
     try:
         run = load_run(args.run)
         pictures = held_out(run, args.pictures, args.source)
         if pictures is None:
-            raise ValueError("The data of the run is not at hand. Pass --source DIR, a folder of class folders.")
+            raise ValueError(
+                "The data of the run is not at hand. Pass --source DIR, a folder of class folders."
+            )
         answers = list(found(args, run, pictures))
         if not answers:
-            raise ValueError("Nothing to compare. Pass --exports DIR with artefacts in it, or --server HOST:PORT.")
+            raise ValueError(
+                "Nothing to compare. Pass --exports DIR with artefacts in it, or --server "
+                "HOST:PORT."
+            )
     except (OSError, ValueError) as error:
         sys.exit(f"Not compared: {error}")
     rows, good = compare(run, pictures, answers)
-    title = f"{args.run} and what was made of it, on {len(pictures.images)} pictures; shares with 95 % intervals"
+    title = (
+        f"{args.run} and what was made of it, on {len(pictures.images)} pictures; shares with "
+        "95 % intervals"
+    )
     table = Table(*COLUMNS, title=title)
     for row in rows:
         table.add_row(*row)
@@ -115,7 +152,9 @@ def found(args: argparse.Namespace, run: Run, pictures: Pictures) -> Iterator[An
             yield Answer(f"server, {signature}", partial(_in_batches, ask, batch), EXACT)
 
 
-def compare(run: Run, pictures: Pictures, answers: list[Answer]) -> tuple[list[tuple[str, ...]], bool]:
+def compare(
+    run: Run, pictures: Pictures, answers: list[Answer]
+) -> tuple[list[tuple[str, ...]], bool]:
     """A row per artefact, the first Keras's own, and whether all keep their limits."""
     model = float32_twin(run.model)  # as it was exported
     keras_says = _in_batches(lambda batch: model(batch, training=False), pictures.images)  # [n, C]
@@ -133,16 +172,29 @@ def _row(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> tuple[tupl
         logits = answer.logits()
         measured, agreed = deviation(logits, expected), agreement(logits, expected)
     except FAILURES as error:
-        told = (error.details() if isinstance(error, grpc.RpcError) else str(error)) or type(error).__name__
+        told = (error.details() if isinstance(error, grpc.RpcError) else str(error)) or type(
+            error
+        ).__name__
         return (answer.name, *[""] * 8, f"FAILS: {told.splitlines()[0][:300]}"), False
     wrong = answer.limits.broken(measured, agreed)
-    differences = [f"{measured[key]:.1e}" for key in ("max_difference", "mean_difference", "relative_rms")]
+    differences = [
+        f"{measured[key]:.1e}" for key in ("max_difference", "mean_difference", "relative_rms")
+    ]
     counted = [_share(agreed[key]) for key in ("top1", "top5", "clear")]
     allowed, verdict = f"{answer.limits.max_difference:.0e}", "DISAGREES" if wrong else "agrees"
-    return (answer.name, *differences, allowed, *counted, _accuracy(logits, labels), verdict), not wrong
+    return (
+        answer.name,
+        *differences,
+        allowed,
+        *counted,
+        _accuracy(logits, labels),
+        verdict,
+    ), not wrong
 
 
-def _saved_model(version: Path, folder: Path, pictures: Pictures, python: str | None) -> Iterator[Answer]:
+def _saved_model(
+    version: Path, folder: Path, pictures: Pictures, python: str | None
+) -> Iterator[Answer]:
     name = str(version.relative_to(folder.parent))
     for signature, batch in ((BYTES, pictures.encoded), (IMAGES, pictures.images)):
 
@@ -200,7 +252,10 @@ def _ask(server: str, model: str, signature: str, name: str, batch) -> np.ndarra
     request = predict_pb2.PredictRequest(output_filter=["logits"])
     request.model_spec.name, request.model_spec.signature_name = model, signature
     request.inputs[name].CopyFrom(tf.make_tensor_proto(batch))
-    unlimited = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+    unlimited = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_send_message_length", MAX_MESSAGE),
+    ]
     with grpc.insecure_channel(server, unlimited) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         return tf.make_ndarray(stub.Predict(request, timeout=60).outputs["logits"])

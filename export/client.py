@@ -23,8 +23,14 @@ MAX_BYTES, MAX_PIXELS, MAX_ASPECT = 20_000_000, 32_000_000, 100
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 FIRST_PAUSE = 0.2  # seconds before the second try; each further pause is twice as long
 PORTS = {"grpc": 8500, "rest": 8501}
-BUSY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
-Answer = list[list[tuple[str, float]]]  # per picture: class name and probability, most probable first
+BUSY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+Answer = list[
+    list[tuple[str, float]]
+]  # per picture: class name and probability, most probable first
 
 
 class ServerError(RuntimeError):
@@ -32,7 +38,8 @@ class ServerError(RuntimeError):
 
 
 def read_picture(path: str | Path) -> bytes:
-    """Read a picture that the server can read: one that is none fails the whole batch it lands in there.
+    """Read a picture that the server can read: one that is none fails the whole batch it lands in
+    there.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -47,11 +54,14 @@ def read_picture(path: str | Path) -> bytes:
             width, height = picture.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
                 raise ValueError(
-                    f"{path} has {width} x {height} pixels; sent are {MAX_PIXELS:,}, and sides of 1 to {MAX_ASPECT}."
+                    f"{path} has {width} x {height} pixels; sent are {MAX_PIXELS:,}, and sides "
+                    f"of 1 to {MAX_ASPECT}."
                 )
             picture.load()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be decoded ({', '.join(FORMATS)}): {error}") from error
+        raise ValueError(
+            f"{path} is no picture that can be decoded ({', '.join(FORMATS)}): {error}"
+        ) from error
     return encoded
 
 
@@ -72,7 +82,8 @@ def classify(
         server: `host:port`; by default this machine, at the protocol's usual port.
         protocol: `grpc` or `rest`.
         timeout: Deadline of each try, in seconds.
-        retries: Further tries where the server is too busy or does not answer in time, with growing pauses.
+        retries: Further tries where the server is too busy or does not answer in time, with growing
+            pauses.
     Returns:
         Per picture, class names with their probabilities, the most probable first.
     Raises:
@@ -110,23 +121,32 @@ def _ask_grpc(pictures: Sequence[bytes], model: str, server: str, timeout: float
             raise (_Busy if error.code() in BUSY else ServerError)(
                 f"{server}: {error.code().name}: {error.details()}"
             ) from error
-    labels, probabilities = (tf.make_ndarray(outputs[name]) for name in ("top_k_labels", "top_k_probabilities"))
+    labels, probabilities = (
+        tf.make_ndarray(outputs[name]) for name in ("top_k_labels", "top_k_probabilities")
+    )
     return [
-        [(n.decode(), float(p)) for n, p in zip(*row, strict=True)] for row in zip(labels, probabilities, strict=True)
+        [(n.decode(), float(p)) for n, p in zip(*row, strict=True)]
+        for row in zip(labels, probabilities, strict=True)
     ]
 
 
 def _ask_rest(pictures: Sequence[bytes], model: str, server: str, timeout: float) -> Answer:
-    instances = [{"image_bytes": {"b64": base64.b64encode(picture).decode()}} for picture in pictures]
+    instances = [
+        {"image_bytes": {"b64": base64.b64encode(picture).decode()}} for picture in pictures
+    ]
     try:
         answer = requests.post(
-            f"http://{server}/v1/models/{model}:predict", json={"instances": instances}, timeout=timeout
+            f"http://{server}/v1/models/{model}:predict",
+            json={"instances": instances},
+            timeout=timeout,
         )
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _Busy(f"{server}: {type(error).__name__}: {error}") from error
     if not answer.ok:
         busy = answer.status_code in (429, 503)
-        raise (_Busy if busy else ServerError)(f"{server}: {answer.status_code}: {answer.text[:500]}")
+        raise (_Busy if busy else ServerError)(
+            f"{server}: {answer.status_code}: {answer.text[:500]}"
+        )
     rows = answer.json()["predictions"]
     return [list(zip(row["top_k_labels"], row["top_k_probabilities"], strict=True)) for row in rows]
 
@@ -136,12 +156,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
     parser.add_argument("--model", required=True, help="name of the model on the server")
-    parser.add_argument("--server", metavar="HOST:PORT", help="default: localhost at the protocol's usual port")
+    parser.add_argument(
+        "--server", metavar="HOST:PORT", help="default: localhost at the protocol's usual port"
+    )
     parser.add_argument("--protocol", choices=PORTS, default="grpc")
-    parser.add_argument("--timeout", type=float, default=10.0, help="deadline of each try, in seconds")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, help="deadline of each try, in seconds"
+    )
     parser.add_argument("--retries", type=int, default=3)
     args = parser.parse_args()
-    options = dict(server=args.server, protocol=args.protocol, timeout=args.timeout, retries=args.retries)
+    options = dict(
+        server=args.server, protocol=args.protocol, timeout=args.timeout, retries=args.retries
+    )
     try:
         answers = classify([read_picture(path) for path in args.pictures], args.model, **options)
     except (OSError, ValueError, ServerError) as error:

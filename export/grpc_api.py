@@ -1,4 +1,6 @@
-"""PredictionService and ModelService of TensorFlow Serving, on tensorflow-serving-api's own stubs."""
+"""PredictionService and ModelService of TensorFlow Serving, on tensorflow-serving-api's own
+stubs.
+"""
 
 import math
 from concurrent import futures
@@ -26,7 +28,10 @@ def serve_grpc(models: Models, port: int) -> tuple[grpc.Server, int]:
     server = grpc.server(
         futures.ThreadPoolExecutor(WORKERS),
         maximum_concurrent_rpcs=WORKERS + WAITING,
-        options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)],
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+        ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(models), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(models), server)
@@ -75,12 +80,16 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request, context):  # the name is the stub's
         """The state of each version, or of the one asked for."""
         try:
-            return status(self.models, request.model_spec.name, request.model_spec.version.value or None)
+            return status(
+                self.models, request.model_spec.name, request.model_spec.version.value or None
+            )
         except NotFoundError as error:
             context.abort(grpc.StatusCode.NOT_FOUND, error.args[0])
 
 
-def status(models: Models, name: str, version: int | None = None) -> get_model_status_pb2.GetModelStatusResponse:
+def status(
+    models: Models, name: str, version: int | None = None
+) -> get_model_status_pb2.GetModelStatusResponse:
     """The state of each version of a model, the newest first.
 
     Raises:
@@ -107,17 +116,26 @@ def signature_map(model) -> get_model_metadata_pb2.SignatureDefMap:
 
 
 def _array(name: str, tensor) -> np.ndarray:
-    """A TensorProto as an array. Where it holds fewer values than its shape asks for, the last one is repeated."""
+    """A TensorProto as an array. Where it holds fewer values than its shape asks for, the last one
+    is repeated.
+    """
     sides = [dim.size for dim in tensor.tensor_shape.dim]
     if min(sides, default=0) < 0 or math.prod(sides) > MAX_VALUES:
-        raise InvalidRequestError(f"{name} has shape {sides}; at most {MAX_VALUES:,} values are allowed.")
+        raise InvalidRequestError(
+            f"{name} has shape {sides}; at most {MAX_VALUES:,} values are allowed."
+        )
     return tf.make_ndarray(tensor)
 
 
 def _find(models: Models, spec, context):
     if spec.version_label:
-        reason = "Version labels are for TensorFlow Serving; this server knows `version`, and the newest."
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{reason} Received: {spec.version_label!r}")
+        reason = (
+            "Version labels are for TensorFlow Serving; this server knows `version`, and the "
+            "newest."
+        )
+        context.abort(
+            grpc.StatusCode.INVALID_ARGUMENT, f"{reason} Received: {spec.version_label!r}"
+        )
     try:
         return models.serving(spec.name, spec.version.value or None)
     except NotFoundError as error:

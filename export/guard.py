@@ -1,4 +1,6 @@
-"""What a request may ask of a model, checked before the session sees it; shared by gRPC and REST."""
+"""What a request may ask of a model, checked before the session sees it; shared by gRPC and
+REST.
+"""
 
 import io
 
@@ -9,16 +11,25 @@ from PIL import Image, UnidentifiedImageError
 from deit_tf.data.preprocess import MAX_ASPECT
 from deit_tf.exporting.saved_model import LoadedModel
 
-MAX_PIXELS = 32_000_000  # of all encoded pictures of a request: they are decoded to 12 bytes a pixel
+MAX_PIXELS = (
+    32_000_000  # of all encoded pictures of a request: they are decoded to 12 bytes a pixel
+)
 MAX_BATCH = 256
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not GIF, whose later frames may be larger than its header says
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+)  # not GIF, whose later frames may be larger than its header says
 
 
 class InvalidRequestError(ValueError):
     """The request cannot be answered, through a fault of the client's."""
 
 
-def predict(model: LoadedModel, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def predict(
+    model: LoadedModel, signature: str, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Run a signature of one input.
 
     Args:
@@ -28,7 +39,8 @@ def predict(model: LoadedModel, signature: str, inputs: dict[str, np.ndarray]) -
     Returns:
         The outputs by name.
     Raises:
-        InvalidRequestError: If the signature, an input's name, dtype, rank or size, or a picture is wrong.
+        InvalidRequestError: If the signature, an input's name, dtype, rank or size, or a picture is
+            wrong.
     """
     signature = signature or "serving_default"
     if signature not in model.signatures:
@@ -37,9 +49,13 @@ def predict(model: LoadedModel, signature: str, inputs: dict[str, np.ndarray]) -
         )
     wanted = model.signatures[signature].inputs
     if set(inputs) != set(wanted):
-        raise InvalidRequestError(f"{signature} takes {', '.join(wanted)}. Received: {', '.join(inputs) or 'nothing'}")
+        raise InvalidRequestError(
+            f"{signature} takes {', '.join(wanted)}. Received: {', '.join(inputs) or 'nothing'}"
+        )
     ((name, info),) = wanted.items()
-    batch = _checked(name, inputs[name], tf.as_dtype(info.dtype), [dim.size for dim in info.tensor_shape.dim])
+    batch = _checked(
+        name, inputs[name], tf.as_dtype(info.dtype), [dim.size for dim in info.tensor_shape.dim]
+    )
     try:
         return model.run(signature, batch)
     except tf.errors.InvalidArgumentError as error:
@@ -50,20 +66,30 @@ def _checked(name: str, batch: np.ndarray, dtype: tf.DType, shape: list[int]) ->
     """The batch, if it has the dtype and shape of the signature; -1 is any size."""
     is_text = batch.dtype.kind in "OSU"
     if is_text != (dtype == tf.string) or not (is_text or batch.dtype == dtype.as_numpy_dtype):
-        raise InvalidRequestError(f"{name} is {dtype.name}. Received: {'string' if is_text else batch.dtype.name}")
-    if batch.ndim != len(shape) or any(size not in (-1, n) for size, n in zip(shape, batch.shape, strict=True)):
-        raise InvalidRequestError(f"{name} has shape {shape}, where -1 is any size. Received: {list(batch.shape)}")
+        raise InvalidRequestError(
+            f"{name} is {dtype.name}. Received: {'string' if is_text else batch.dtype.name}"
+        )
+    if batch.ndim != len(shape) or any(
+        size not in (-1, n) for size, n in zip(shape, batch.shape, strict=True)
+    ):
+        raise InvalidRequestError(
+            f"{name} has shape {shape}, where -1 is any size. Received: {list(batch.shape)}"
+        )
     if not 0 < len(batch) <= MAX_BATCH:
         raise InvalidRequestError(f"A batch has 1 to {MAX_BATCH} images. Received: {len(batch)}")
     if is_text:
         pixels = sum(_pixels(f"{name}[{index}]", encoded) for index, encoded in enumerate(batch))
         if pixels > MAX_PIXELS:
-            raise InvalidRequestError(f"{name} has {pixels:,} pixels in all; at most {MAX_PIXELS:,} are allowed.")
+            raise InvalidRequestError(
+                f"{name} has {pixels:,} pixels in all; at most {MAX_PIXELS:,} are allowed."
+            )
     return batch
 
 
 def _pixels(name: str, encoded: bytes) -> int:
-    """Pixels of a picture, by its header alone; refused where it is none, or would fill the memory."""
+    """Pixels of a picture, by its header alone; refused where it is none, or would fill the
+    memory.
+    """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             width, height = picture.size
@@ -72,6 +98,7 @@ def _pixels(name: str, encoded: bytes) -> int:
         raise InvalidRequestError(f"{told}; allowed are {', '.join(FORMATS)}.") from error
     if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
         raise InvalidRequestError(
-            f"{name} has {width} x {height} pixels; allowed are {MAX_PIXELS:,}, and sides of 1 to {MAX_ASPECT}."
+            f"{name} has {width} x {height} pixels; allowed are {MAX_PIXELS:,}, and sides of 1 "
+            f"to {MAX_ASPECT}."
         )
     return width * height

@@ -1,6 +1,8 @@
-"""Run a SavedModel with the TensorFlow of this interpreter; started by check.py --python, knows nothing of deit_tf.
+"""Run a SavedModel with the TensorFlow of this interpreter; started by check.py --python, knows
+nothing of deit_tf.
 
-python3.11 export/other_tensorflow.py served/student/1 pictures.npz logits.npz        # TensorFlow 2.15 and later
+python3.11 export/other_tensorflow.py served/student/1 pictures.npz logits.npz        # TensorFlow
+2.15 and later
 """
 
 import sys
@@ -21,7 +23,9 @@ def main(path, pictures, out):
     logits = {}
     for name, batch in inputs.items():
         parts = [batch[i : i + BATCH] for i in range(0, len(batch), BATCH)]
-        logits[name + ", Python"] = np.concatenate([first(signatures[name], part) for part in parts])
+        logits[name + ", Python"] = np.concatenate(
+            [first(signatures[name], part) for part in parts]
+        )
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], path)
         for name, batch in inputs.items():
@@ -29,7 +33,9 @@ def main(path, pictures, out):
             (fed,) = definition.inputs.values()
             parts = [batch[i : i + BATCH] for i in range(0, len(batch), BATCH)]
             fetched = definition.outputs["logits"].name
-            logits[name + ", session"] = np.concatenate([session.run(fetched, {fed.name: part}) for part in parts])
+            logits[name + ", session"] = np.concatenate(
+                [session.run(fetched, {fed.name: part}) for part in parts]
+            )
     np.savez(out, version=np.array(tf.__version__), **logits)
 
 

@@ -1,4 +1,6 @@
-"""Pictures of a run's own data, ready for its model: to compare artefacts on, and to calibrate on."""
+"""Pictures of a run's own data, ready for its model: to compare artefacts on, and to calibrate
+on.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,4 +72,8 @@ def _splits(run: Run) -> tuple[Source, Source] | None:
 
 def _some(source: Source, run: Run, count: int) -> Pictures:
     items, images = zip(*sample(source, run.processor, count), strict=True)
-    return Pictures([item["image"] for item in items], np.stack(images), np.array([item["label"] for item in items]))
+    return Pictures(
+        [item["image"] for item in items],
+        np.stack(images),
+        np.array([item["label"] for item in items]),
+    )

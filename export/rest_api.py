@@ -42,7 +42,10 @@ class Api:
 
     def __init__(self, models: Models):
         self.models = models
-        self._room, self._turn = threading.BoundedSemaphore(WORKERS + WAITING), threading.BoundedSemaphore(WORKERS)
+        self._room, self._turn = (
+            threading.BoundedSemaphore(WORKERS + WAITING),
+            threading.BoundedSemaphore(WORKERS),
+        )
 
     def __call__(self, environ, start_response):
         """Answer one request."""
@@ -58,7 +61,9 @@ class Api:
             answer, code = {"error": error.args[0]}, 404
         except InvalidRequestError as error:
             answer, code = {"error": str(error)}, 400
-        return Response(json.dumps(answer), code, mimetype="application/json")(environ, start_response)
+        return Response(json.dumps(answer), code, mimetype="application/json")(
+            environ, start_response
+        )
 
     @contextmanager
     def _admitted(self):
@@ -90,13 +95,19 @@ class Api:
             raise InvalidRequestError(f"`signature_name` is text. Received: {signature!r}")
         names = list(model.signatures[signature].inputs) if signature in model.signatures else []
         inputs = _columns(body["instances"], names) if rows else _named(body["inputs"], names)
-        outputs = predict(model, signature, {key: _array(key, value) for key, value in inputs.items()})
+        outputs = predict(
+            model, signature, {key: _array(key, value) for key, value in inputs.items()}
+        )
         columns = {key: _plain(value) for key, value in outputs.items()}
         if not rows:
             return {"outputs": columns}
         if len(columns) == 1:  # then TensorFlow Serving leaves the name out
             return {"predictions": next(iter(columns.values()))}
-        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+        return {
+            "predictions": [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
+        }
 
 
 def _body(request: Request) -> dict[str, Any]:
@@ -139,7 +150,9 @@ def _array(name: str, value: Any) -> np.ndarray:
             raise TypeError("some are strings, some are not")
         return np.array(decoded, dtype=object if text else np.float32)
     except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
-        raise InvalidRequestError(f"{name} is neither numbers of one shape nor base64 strings: {error}") from error
+        raise InvalidRequestError(
+            f"{name} is neither numbers of one shape nor base64 strings: {error}"
+        ) from error
 
 
 def _decode(value: Any) -> Any:

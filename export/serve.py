@@ -1,6 +1,7 @@
 """Serve exported models with TensorFlow Serving's gRPC and REST API, for development and tests.
 
-python export/serve.py served                 # every served/<model>/<version>/, as to_saved_model.py writes them
+python export/serve.py served                 # every served/<model>/<version>/, as
+to_saved_model.py writes them
 """
 
 import argparse
@@ -22,9 +23,18 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("directory", metavar="DIR", help="folder of <model>/<version>/ folders")
-    parser.add_argument("--grpc_port", type=int, default=8500, help="0 chooses a free one (default: 8500)")
-    parser.add_argument("--rest_port", type=int, default=8501, help="0 chooses a free one (default: 8501)")
-    parser.add_argument("--poll_seconds", type=float, default=1.0, help="how often to look for versions (default: 1)")
+    parser.add_argument(
+        "--grpc_port", type=int, default=8500, help="0 chooses a free one (default: 8500)"
+    )
+    parser.add_argument(
+        "--rest_port", type=int, default=8501, help="0 chooses a free one (default: 8501)"
+    )
+    parser.add_argument(
+        "--poll_seconds",
+        type=float,
+        default=1.0,
+        help="how often to look for versions (default: 1)",
+    )
     return parser.parse_args()
 
 
@@ -39,7 +49,9 @@ def main() -> None:
     args = parse()
     share_memory_pools()
     print(
-        "For development: not TensorFlow Serving, though it speaks its API. It listens on 127.0.0.1 alone.", flush=True
+        "For development: not TensorFlow Serving, though it speaks its API. It listens on "
+        "127.0.0.1 alone.",
+        flush=True,
     )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
@@ -51,7 +63,9 @@ def main() -> None:
     except (OSError, RuntimeError) as error:
         sys.exit(f"Not serving: {error}")
     models.poll(args.poll_seconds)
-    print(f"gRPC on 127.0.0.1:{grpc_port}, REST on http://127.0.0.1:{rest_port}/v1/models", flush=True)
+    print(
+        f"gRPC on 127.0.0.1:{grpc_port}, REST on http://127.0.0.1:{rest_port}/v1/models", flush=True
+    )
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())

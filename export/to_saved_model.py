@@ -1,4 +1,5 @@
-"""Export a trained model as a SavedModel for TensorFlow Serving, checked against Keras before it appears.
+"""Export a trained model as a SavedModel for TensorFlow Serving, checked against Keras before it
+appears.
 
 python export/to_saved_model.py runs/deit --out served --version 1
 """
@@ -19,12 +20,26 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", metavar="RUN_OR_KERAS_FILE", help="run directory, or .keras file")
     parser.add_argument("--out", required=True, metavar="DIR", help="writes DIR/<model>/<version>/")
-    parser.add_argument("--version", type=int, default=1, help="from 1; an existing one is refused (default: 1)")
-    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the run's)")
-    parser.add_argument("--source", help="pictures, as `data.source` of a config (default: the run's held-out ones)")
-    parser.add_argument("--pictures", type=int, default=32, help="how many to verify on (default: 32)")
-    parser.add_argument("--rollout", action="store_true", help="adds a signature for the attention rollout, of a DeiT")
-    parser.add_argument("--xla", action="store_true", help="the server compiles the network, once per batch size")
+    parser.add_argument(
+        "--version", type=int, default=1, help="from 1; an existing one is refused (default: 1)"
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="class names, one a line (default: the run's)"
+    )
+    parser.add_argument(
+        "--source", help="pictures, as `data.source` of a config (default: the run's held-out ones)"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=32, help="how many to verify on (default: 32)"
+    )
+    parser.add_argument(
+        "--rollout",
+        action="store_true",
+        help="adds a signature for the attention rollout, of a DeiT",
+    )
+    parser.add_argument(
+        "--xla", action="store_true", help="the server compiles the network, once per batch size"
+    )
     return parser.parse_args()
 
 
@@ -34,7 +49,9 @@ def export(args: argparse.Namespace) -> Path:
     labels = run.labels if args.labels is None else read_labels(args.labels)
     found = held_out(run, args.pictures, args.source)
     images = None if found is None else found.images
-    what = dict(processor=run.processor, labels=labels, version=args.version, name=run.name, images=images)
+    what = dict(
+        processor=run.processor, labels=labels, version=args.version, name=run.name, images=images
+    )
     return export_saved_model(run.model, args.out, **what, rollout=args.rollout, xla=args.xla)
 
 
@@ -45,13 +62,20 @@ def main() -> None:
     except (ExportError, OSError, ValueError) as error:
         sys.exit(f"Not exported: {error}")
     report = read_report(path)
-    compared_on = "noise" if report["compared_on"] == "noise" else f"{report['images_compared']} held-out images"
+    compared_on = (
+        "noise"
+        if report["compared_on"] == "noise"
+        else f"{report['images_compared']} held-out images"
+    )
     print(f"{path} ({report['weights_bytes'] / 1e6:.2f} MB of weights)")
     print(f"largest difference of a logit from Keras, in a C++ session, on {compared_on}:")
     for signature in ("serving_default", "images", "heads", "rollout"):
         if signature in report:
             print(f"  {signature:16} {report[signature]['max_difference']:.1e}")
-    print(f"{report['warmup_records']} warm-up records replayed" + (", compiled by XLA" if report["xla"] else ""))
+    print(
+        f"{report['warmup_records']} warm-up records replayed"
+        + (", compiled by XLA" if report["xla"] else "")
+    )
 
 
 if __name__ == "__main__":

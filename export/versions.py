@@ -1,7 +1,8 @@
-"""The versions of the models below a folder, as TensorFlow Serving keeps them: the newest that loads is served.
+"""The versions of the models below a folder, as TensorFlow Serving keeps them: the newest that
+loads is served.
 
-Polled, so that a version that appears is loaded and warmed up while the old one goes on serving, and one
-that does not load or fails its own warm-up records is never served. States:
+Polled, so that a version that appears is loaded and warmed up while the old one goes on serving,
+and one that does not load or fails its own warm-up records is never served. States:
 tensorflow_serving/apis/get_model_status.proto.
 """
 
@@ -28,7 +29,8 @@ class State:
     Args:
         state: `LOADING`, `AVAILABLE` or `END`.
         error: Why it does not serve; empty where it does.
-        files: What `_files` told of a version that did not load; when it changes, the version is tried again.
+        files: What `_files` told of a version that did not load; when it changes, the version is
+            tried again.
     """
 
     state: str
@@ -48,7 +50,9 @@ class Models:
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
         if not self.directory.is_dir():
-            raise FileNotFoundError(f"There is no folder {self.directory}. Export a model into it first.")
+            raise FileNotFoundError(
+                f"There is no folder {self.directory}. Export a model into it first."
+            )
         self._states: dict[str, dict[int, State]] = {}
         self._serving: dict[str, tuple[int, LoadedModel]] = {}
         self._stop = threading.Event()
@@ -62,7 +66,9 @@ class Models:
         for name in set(self._serving) | set(folders):
             try:
                 self._update(name, _versions(folders[name]) if name in folders else {})
-            except OSError as error:  # a folder that went while it was read, or that nobody may read
+            except (
+                OSError
+            ) as error:  # a folder that went while it was read, or that nobody may read
                 log.warning("Could not look for versions of %s: %s", name, error)
 
     def poll(self, seconds: float) -> threading.Thread:
@@ -91,9 +97,13 @@ class Models:
         """
         current = self._serving.get(name)
         if current is None:
-            raise NotFoundError(f"No model {name!r} serves; these do: {', '.join(sorted(self._serving)) or 'none'}")
+            raise NotFoundError(
+                f"No model {name!r} serves; these do: {', '.join(sorted(self._serving)) or 'none'}"
+            )
         if version is not None and version != current[0]:
-            raise NotFoundError(f"Version {version} of {name!r} does not serve; version {current[0]} does.")
+            raise NotFoundError(
+                f"Version {version} of {name!r} does not serve; version {current[0]} does."
+            )
         return current
 
     def states(self, name: str) -> dict[int, State]:
@@ -114,7 +124,11 @@ class Models:
         for version in sorted(found, reverse=True):
             if version == current:
                 break
-            failed = version in states and states[version].error and states[version].files == _files(found[version])
+            failed = (
+                version in states
+                and states[version].error
+                and states[version].files == _files(found[version])
+            )
             if not failed and self._load(name, version, found[version]):
                 break
         if current and current not in found and self._serving[name][0] == current:
@@ -127,7 +141,9 @@ class Models:
         try:
             model = LoadedModel(path)
             model.warm_up()
-        except Exception as error:  # whatever a folder of others does, the one before goes on serving
+        except (
+            Exception
+        ) as error:  # whatever a folder of others does, the one before goes on serving
             reason = (str(error) or type(error).__name__).splitlines()[0]
             states[version] = State(END, reason, files)
             log.error("%s, version %d is not served: %s", name, version, reason)
@@ -143,8 +159,16 @@ class Models:
 
 def _versions(folder: Path) -> dict[int, Path]:
     """Version folders by number; one without a graph is still being copied."""
-    numbered = {int(entry.name): entry for entry in folder.iterdir() if entry.name.isdecimal() and int(entry.name) > 0}
-    return {version: entry for version, entry in numbered.items() if (entry / "saved_model.pb").is_file()}
+    numbered = {
+        int(entry.name): entry
+        for entry in folder.iterdir()
+        if entry.name.isdecimal() and int(entry.name) > 0
+    }
+    return {
+        version: entry
+        for version, entry in numbered.items()
+        if (entry / "saved_model.pb").is_file()
+    }
 
 
 def _files(version: Path) -> tuple[int, int]:

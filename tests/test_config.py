@@ -52,7 +52,10 @@ def test_a_config_overrides_its_recipe():
         ({"mixup": -1.0}, "`augment.mixup` lies in 0..inf. Received: -1.0"),
         ({"hflip": 1.5}, "`augment.hflip` lies in 0..1"),
         ({"repeats": 0}, "`augment.repeats` lies in 1..inf"),
-        ({"scale": (0.5, 2.0)}, "`augment.scale` is the smallest and the largest, above 0 and up to 1"),
+        (
+            {"scale": (0.5, 2.0)},
+            "`augment.scale` is the smallest and the largest, above 0 and up to 1",
+        ),
         ({"ratio": (2.0, 1.0)}, "`augment.ratio` is the smallest and the largest"),
         ({"random_erasing": float("nan")}, "`augment.random_erasing`"),
     ],
@@ -73,7 +76,9 @@ def test_overrides_are_what_is_set():
     assert StudentConfig(depth=3).overrides() == {"depth": 3, "drop_path_rate": 0.1}
 
 
-@pytest.mark.parametrize("content", [{"modle": {"name": "x"}}, {"optim": {"lrr": 1}}, {"epochs": "many"}])
+@pytest.mark.parametrize(
+    "content", [{"modle": {"name": "x"}}, {"optim": {"lrr": 1}}, {"epochs": "many"}]
+)
 def test_unknown_keys_and_wrong_types_are_errors(content, tmp_path):
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(Exception, match="modle|lrr|epochs"):
@@ -83,5 +88,7 @@ def test_unknown_keys_and_wrong_types_are_errors(content, tmp_path):
 def test_scientific_notation_is_a_number(tmp_path):
     # Plain YAML reads 1e-3 as a string.
     (tmp_path / "lr.yaml").write_text("optim: {lr: 1e-3}")
-    assert read_config(tmp_path / "lr.yaml") == TrainConfig(optim=read_config(tmp_path / "lr.yaml").optim)
+    assert read_config(tmp_path / "lr.yaml") == TrainConfig(
+        optim=read_config(tmp_path / "lr.yaml").optim
+    )
     assert read_config(tmp_path / "lr.yaml").optim.lr == 0.001

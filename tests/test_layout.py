@@ -1,4 +1,5 @@
-"""The architecture as a test: imports run one way, and no file hides behind a name that says nothing."""
+"""The architecture as a test: imports run one way, and no file hides behind a name that says
+nothing."""
 
 import ast
 from pathlib import Path
@@ -20,7 +21,9 @@ RANKS = [
     {"cli"},
 ]
 NEVER = {("models", "data"), ("data", "models")}
-FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE]
+FILES = [
+    path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE
+]
 
 
 def room(path):

@@ -9,13 +9,17 @@ from keras import ops
 from deit_tf import losses
 
 REFERENCE = np.load(Path(__file__).parent / "golden" / "distillation_losses.npz")
-CLS, DIST, TEACHER, LABELS = (REFERENCE[k] for k in ("cls_logits", "dist_logits", "teacher_logits", "soft_labels"))
+CLS, DIST, TEACHER, LABELS = (
+    REFERENCE[k] for k in ("cls_logits", "dist_logits", "teacher_logits", "soft_labels")
+)
 TOLERANCE = 1e-6  # float32 logits; the values are of order 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_base_and_hard(dtype):
-    cls, dist, teacher, labels = (ops.convert_to_tensor(a, dtype) for a in (CLS, DIST, TEACHER, LABELS))
+    cls, dist, teacher, labels = (
+        ops.convert_to_tensor(a, dtype) for a in (CLS, DIST, TEACHER, LABELS)
+    )
     assert abs(ops.mean(losses.cross_entropy(cls, labels)) - REFERENCE["base"]) < TOLERANCE
     assert abs(ops.mean(losses.hard_distillation(dist, teacher)) - REFERENCE["hard"]) < TOLERANCE
 

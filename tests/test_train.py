@@ -1,4 +1,5 @@
-"""The commands, as a user runs them: teacher, student, evaluation, comparison, and their refusals."""
+"""The commands, as a user runs them: teacher, student, evaluation, comparison, and their
+refusals."""
 
 import json
 import re
@@ -24,7 +25,16 @@ from deit_tf.models.mimetic import sinusoids
 from deit_tf.runs import load_run, read_config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo_digits.yaml"
-QUICK = ["--config", str(CONFIG), "--epochs", "1", "--optim.warmup_epochs", "0.5", "--data.batch_size", "128"]
+QUICK = [
+    "--config",
+    str(CONFIG),
+    "--epochs",
+    "1",
+    "--optim.warmup_epochs",
+    "0.5",
+    "--data.batch_size",
+    "128",
+]
 TEACHER = ["--teacher.epochs", "1", "--teacher.optim.warmup_epochs", "0.5"]
 
 
@@ -46,9 +56,16 @@ def summary(folder):
 def test_a_run_directory(runs):
     run = runs / "distilled"
     assert {p.name for p in run.iterdir()} == {
-        "checkpoints", "config.yaml", "facts.json", "labels.txt", "metrics.jsonl", "student.keras",
-        "student_best.keras", "summary.json", "tensorboard",
-    }  # fmt: skip
+        "checkpoints",
+        "config.yaml",
+        "facts.json",
+        "labels.txt",
+        "metrics.jsonl",
+        "student.keras",
+        "student_best.keras",
+        "summary.json",
+        "tensorboard",
+    }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1]
     for name in (
@@ -63,7 +80,9 @@ def test_a_run_directory(runs):
         assert {name, f"val_{name}"} <= set(lines[0])
     assert lines[0]["gradient_norm"] > 0 and "val_gradient_norm" not in lines[0]
     assert 1 < lines[0]["images_per_second"] < 1e6
-    assert lines[0]["steps_per_second"] == pytest.approx(lines[0]["images_per_second"] / 128, rel=0.01)
+    assert lines[0]["steps_per_second"] == pytest.approx(
+        lines[0]["images_per_second"] / 128, rel=0.01
+    )
     assert 0 <= lines[0]["data_wait_seconds"] < 11 / lines[0]["steps_per_second"]
     assert summary(run)["evaluation"]["accuracy"] == lines[0]["val_accuracy"]
     assert list((run / "tensorboard").rglob("events*"))
@@ -127,7 +146,10 @@ def test_evaluate_on_another_folder(runs, tmp_path, capsys):
 def test_compare_and_models(runs, capsys):
     main(["compare", str(runs / "teacher"), str(runs / "undistilled"), str(runs / "distilled")])
     text = capsys.readouterr().out
-    assert "teacher" in text and f"{100 * summary(runs / 'distilled')['evaluation']['accuracy_cls']:.1f}" in text
+    assert (
+        "teacher" in text
+        and f"{100 * summary(runs / 'distilled')['evaluation']['accuracy_cls']:.1f}" in text
+    )
     main(["models"])
     assert "5,910,800" in capsys.readouterr().out
 
@@ -135,10 +157,20 @@ def test_compare_and_models(runs, capsys):
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "keras-cv"])
 def test_every_policy_trains_with_deterministic_ops(tmp_path, policy):
     """In a process of its own, where nothing else made keras-cv's layers before."""
-    arguments = [*QUICK, "--distill.kind", "none", "--augment.recipe", "deit", "--augment.auto_augment", policy]
+    arguments = [
+        *QUICK,
+        "--distill.kind",
+        "none",
+        "--augment.recipe",
+        "deit",
+        "--augment.auto_augment",
+        policy,
+    ]
     arguments += ["--data.batch_size", "512", "--out", str(tmp_path / "run")]
     code = "import sys; from deit_tf.cli import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, "train", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert np.isfinite(summary(tmp_path / "run")["evaluation"]["accuracy"])
 
@@ -146,7 +178,9 @@ def test_every_policy_trains_with_deterministic_ops(tmp_path, policy):
 def test_mimetic_init_is_that_of_the_seed(tmp_path, monkeypatch):
     """What the student starts from: sinusoids where the original draws at random."""
     started = []
-    monkeypatch.setattr(train, "_train", lambda task, *rest: started.append(task.trainer.network) or 0.0)
+    monkeypatch.setattr(
+        train, "_train", lambda task, *rest: started.append(task.trainer.network) or 0.0
+    )
     monkeypatch.setattr(train, "_finish", lambda *rest: None)
     for seed in ("3", "3"):
         arguments = [*QUICK, "--distill.kind", "none", "--model.init", "mimetic", "--seed", seed]
@@ -169,24 +203,64 @@ def test_processor_and_samples_of_a_run(runs):
     "arguments, message",
     [
         (["train", "--out", "{runs}/distilled"], "holds a finished run"),
-        (["train", "--model.name", "deit_tset", "--distill.kind", "none"], "Did you mean 'deit_test'"),
+        (
+            ["train", "--model.name", "deit_tset", "--distill.kind", "none"],
+            "Did you mean 'deit_test'",
+        ),
         (["train", "--distill.teacher", "{runs}/nobody"], "is no run directory"),
         (["train", "--distill.teacher", "null"], "needs a teacher"),
-        (["train", "--distill.teacher", "{runs}/teacher", "--out", "{runs}/teacher", "--overwrite"], "not be where"),
-        (["train", "--model.init", "mimetic", "--model.weights", "{runs}/distilled"], "is for fresh weights"),
+        (
+            [
+                "train",
+                "--distill.teacher",
+                "{runs}/teacher",
+                "--out",
+                "{runs}/teacher",
+                "--overwrite",
+            ],
+            "not be where",
+        ),
+        (
+            ["train", "--model.init", "mimetic", "--model.weights", "{runs}/distilled"],
+            "is for fresh weights",
+        ),
         (["train", "--data.source", "{runs}/nowhere"], "no such folder"),
         (["train", "--data.batch_size", "5000"], "lies between 1 and the 1437"),
-        (["train", "--model.image_size", "33", "--distill.kind", "none"], "multiple of patch_size=4"),
-        (["train", "--augment.auto_augment", "rand-m99", "--distill.kind", "none"], "error: `m` takes a whole number"),
-        (["train", "--augment.mixup", "-1", "--distill.kind", "none"], "`augment.mixup` lies in 0..inf"),
-        (["train", "--task", "masked", "--model.trainable", "heads"], "`model.trainable` is for `task` classify"),
+        (
+            ["train", "--model.image_size", "33", "--distill.kind", "none"],
+            "multiple of patch_size=4",
+        ),
+        (
+            ["train", "--augment.auto_augment", "rand-m99", "--distill.kind", "none"],
+            "error: `m` takes a whole number",
+        ),
+        (
+            ["train", "--augment.mixup", "-1", "--distill.kind", "none"],
+            "`augment.mixup` lies in 0..inf",
+        ),
+        (
+            ["train", "--task", "masked", "--model.trainable", "heads"],
+            "`model.trainable` is for `task` classify",
+        ),
         (["train", "--xla", "true"], "`xla` promises no deterministic kernels"),
         (["train", "--xla", "true", "--strategy", "mirrored"], "`xla` works on one device"),
         (["train", "--micro_batches", "3"], "the nearest is 129. Received: 128"),
-        (["train", "--distill.train_heads", "both"], "`distill.train_heads` is for `distill.kind` none"),
-        (["train", "--distill.kind", "none", "--optim.layer_decay", "2"], "`layer_decay` lies in (0, 1]"),
-        (["train", "--distill.kind", "none", "--optim.ema_decay", "1"], "`ema_decay` lies in [0, 1)"),
-        (["train", "--distill.kind", "none", "--checkpoint.keep", "0"], "`checkpoint.keep` is at least 1"),
+        (
+            ["train", "--distill.train_heads", "both"],
+            "`distill.train_heads` is for `distill.kind` none",
+        ),
+        (
+            ["train", "--distill.kind", "none", "--optim.layer_decay", "2"],
+            "`layer_decay` lies in (0, 1]",
+        ),
+        (
+            ["train", "--distill.kind", "none", "--optim.ema_decay", "1"],
+            "`ema_decay` lies in [0, 1)",
+        ),
+        (
+            ["train", "--distill.kind", "none", "--checkpoint.keep", "0"],
+            "`checkpoint.keep` is at least 1",
+        ),
         (["train-teacher", "--teacher.name", "regnety_999"], "Unknown network"),
         (["train-teacher", "--teacher.name", "keras:ResNet51"], "no network 'ResNet51'"),
         (["evaluate", "{runs}/nothing"], "lies in no run"),
@@ -194,7 +268,11 @@ def test_processor_and_samples_of_a_run(runs):
     ],
 )
 def test_refusals(runs, tmp_path, capsys, arguments, message):
-    out = [] if "--out" in arguments or arguments[0] in ("evaluate", "compare") else ["--out", str(tmp_path / "out")]
+    out = (
+        []
+        if "--out" in arguments or arguments[0] in ("evaluate", "compare")
+        else ["--out", str(tmp_path / "out")]
+    )
     config = QUICK if arguments[0].startswith("train") else []
     with pytest.raises(SystemExit) as stop:
         main([arguments[0], *config, *(a.format(runs=runs) for a in arguments[1:]), *out])
@@ -212,22 +290,44 @@ def same(config):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
-    "name", ["checkpoints/a.pth", "checkpoints/a.safetensors", "tensorboard/events", "pets.keras", "student.keras",
-             "config.yaml", "labels.txt", "metrics.jsonl", "summary.json"],
-)  # fmt: skip
+    "name",
+    [
+        "checkpoints/a.pth",
+        "checkpoints/a.safetensors",
+        "tensorboard/events",
+        "pets.keras",
+        "student.keras",
+        "config.yaml",
+        "labels.txt",
+        "metrics.jsonl",
+        "summary.json",
+    ],
+)
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, name, overwrite):
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
-    with pytest.raises(FileExistsError, match=f"is no run directory, and holds {name.split('/')[0]}. Choose another"):
+    with pytest.raises(
+        FileExistsError,
+        match=f"is no run directory, and holds {name.split('/')[0]}. Choose another",
+    ):
         train._refuse_to_destroy(TrainConfig(out=str(tmp_path)), FACTS, overwrite, False, same)
     assert file.read_text() == "mine"
 
 
 def test_starting_anew_removes_what_a_run_made_alone(tmp_path):
     torn = "checkpoints/.step-1.partial.safetensors"
-    made = ["student.keras", "teacher_best.keras", "masked_ema.keras", "metrics.jsonl", "summary.json",
-            "checkpoints/step-1.safetensors", torn, ".student.partial.keras", "tensorboard/train/events"]  # fmt: skip
+    made = [
+        "student.keras",
+        "teacher_best.keras",
+        "masked_ema.keras",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/step-1.safetensors",
+        torn,
+        ".student.partial.keras",
+        "tensorboard/train/events",
+    ]
     others = ["teacher_large.keras", "notes.txt", "labels/manifest.json", f"another_run/{torn}"]
     for name in (*made, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -278,10 +378,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     out = tmp_path / "out"
     rising = ["--optim.warmup_lr", "1e-3", "--optim.lr", "1e35", "--optim.scale_lr", "false"]
     with pytest.raises(SystemExit) as stop:
-        main(["train", *QUICK, "--distill.kind", "none", *rising, "--checkpoint.every_steps", "1", "--out", str(out)])
+        main(
+            [
+                "train",
+                *QUICK,
+                "--distill.kind",
+                "none",
+                *rising,
+                "--checkpoint.every_steps",
+                "1",
+                "--out",
+                str(out),
+            ]
+        )
     assert stop.value.code == 2
     message = capsys.readouterr().err
-    told = re.search(r"is nan at step (\d+) of epoch 1, at learning rate \S+ in float32. Lower `optim.lr`", message)
+    told = re.search(
+        r"is nan at step (\d+) of epoch 1, at learning rate \S+ in float32. Lower `optim.lr`",
+        message,
+    )
     assert told, message
     assert not list(out.glob("*.keras"))
     last = sorted((out / "checkpoints").glob("*"))[-1]
@@ -300,15 +415,40 @@ def stopped(runs, tmp_path):
 
 
 def test_a_stopped_run_of_the_same_config_goes_on(runs, stopped):
-    main(["train", *QUICK, "--distill.kind", "none", "--distill.teacher", str(runs / "teacher"), "--out", str(stopped)])
-    for a, b in zip(*(load_run(run).model.get_weights() for run in (stopped, runs / "undistilled")), strict=True):
+    main(
+        [
+            "train",
+            *QUICK,
+            "--distill.kind",
+            "none",
+            "--distill.teacher",
+            str(runs / "teacher"),
+            "--out",
+            str(stopped),
+        ]
+    )
+    for a, b in zip(
+        *(load_run(run).model.get_weights() for run in (stopped, runs / "undistilled")), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     assert summary(stopped)["evaluation"] == summary(runs / "undistilled")["evaluation"]
 
 
 def test_a_stopped_run_of_another_config_is_refused(runs, stopped, capsys):
-    changed = ["--distill.kind", "none", "--distill.teacher", str(runs / "teacher"), "--optim.lr", "0.016",
-               "--augment.hflip", "0.5", "--data.num_parallel_calls", "1", "--out", str(stopped)]  # fmt: skip
+    changed = [
+        "--distill.kind",
+        "none",
+        "--distill.teacher",
+        str(runs / "teacher"),
+        "--optim.lr",
+        "0.016",
+        "--augment.hflip",
+        "0.5",
+        "--data.num_parallel_calls",
+        "1",
+        "--out",
+        str(stopped),
+    ]
     with pytest.raises(SystemExit):
         main(["train", *QUICK, *changed])
     message = capsys.readouterr().err
@@ -316,14 +456,28 @@ def test_a_stopped_run_of_another_config_is_refused(runs, stopped, capsys):
     assert "num_parallel_calls" not in message
     assert not (stopped / "student.keras").exists()
     main(["train", *QUICK, *changed, "--accept-changes"])
-    assert read_config(stopped / "config.yaml").optim.lr == 0.016 and (stopped / "student.keras").exists()
+    assert (
+        read_config(stopped / "config.yaml").optim.lr == 0.016
+        and (stopped / "student.keras").exists()
+    )
 
 
 def test_other_steps_per_epoch_are_refused_whatever_is_accepted(runs, stopped, capsys):
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit):
-        main(["train", *QUICK, "--distill.kind", "none", "--data.batch_size", "64", "--accept-changes",
-              "--out", str(stopped)])  # fmt: skip
+        main(
+            [
+                "train",
+                *QUICK,
+                "--distill.kind",
+                "none",
+                "--data.batch_size",
+                "64",
+                "--accept-changes",
+                "--out",
+                str(stopped),
+            ]
+        )
     message = capsys.readouterr().err
     assert "of 11 steps per epoch, which `data.batch_size` and the images decide" in message
     assert "Received: 22 steps per epoch" in message
@@ -333,11 +487,33 @@ def test_other_steps_per_epoch_are_refused_whatever_is_accepted(runs, stopped, c
 def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     out = tmp_path / "fine"
     main(
-        ["train", *QUICK, "--model.weights", str(runs / "distilled"), "--model.image_size", "24",
-         "--distill.kind", "none", "--distill.train_heads", "cls", "--model.trainable", "attention",
-         "--precision", "mixed_float16", "--micro_batches", "2", "--optim.ema_decay", "0.9", "--optim.layer_decay",
-         "0.75", "--optim.clip_norm", "1.0", "--out", str(out)]
-    )  # fmt: skip
+        [
+            "train",
+            *QUICK,
+            "--model.weights",
+            str(runs / "distilled"),
+            "--model.image_size",
+            "24",
+            "--distill.kind",
+            "none",
+            "--distill.train_heads",
+            "cls",
+            "--model.trainable",
+            "attention",
+            "--precision",
+            "mixed_float16",
+            "--micro_batches",
+            "2",
+            "--optim.ema_decay",
+            "0.9",
+            "--optim.layer_decay",
+            "0.75",
+            "--optim.clip_norm",
+            "1.0",
+            "--out",
+            str(out),
+        ]
+    )
     run = load_run(out)
     assert set(heads(run.model).output) == {"cls"} and run.model.input_shape[1:3] == (24, 24)
     line = json.loads((out / "metrics.jsonl").read_text())
@@ -345,7 +521,9 @@ def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     assert summary(out)["evaluation"]["ema_accuracy"] == line["val_ema_accuracy"]
     before = {w.path: np.array(w) for w in load_run(runs / "distilled").model.weights}
     still = {
-        w.path for w in run.model.weights if w.shape == before[w.path].shape and (w == before[w.path]).numpy().all()
+        w.path
+        for w in run.model.weights
+        if w.shape == before[w.path].shape and (w == before[w.path]).numpy().all()
     }
     assert "blocks.0/mlp/fc1/kernel" in still and "blocks.0/attn/qkv/kernel" not in still
     averaged = load_run(out / "student_ema.keras").model
@@ -359,23 +537,48 @@ def test_labels_made_ahead_train_the_same_student(runs, tmp_path):
     main(["label", *QUICK, *teacher, *labels, "--out", str(tmp_path / "cached")])
     main(["train", *QUICK, *teacher, *labels, "--out", str(tmp_path / "cached")])
     for a, b in zip(
-        *(load_run(run).model.get_weights() for run in (tmp_path / "cached", runs / "distilled")), strict=True
+        *(load_run(run).model.get_weights() for run in (tmp_path / "cached", runs / "distilled")),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
     assert summary(tmp_path / "cached")["evaluation"] == summary(runs / "distilled")["evaluation"]
 
 
 def test_xla_trains_what_the_graph_trains(runs, tmp_path):
-    options = ["--distill.kind", "none", "--deterministic", "false", "--xla", "true", "--out", str(tmp_path / "xla")]
+    options = [
+        "--distill.kind",
+        "none",
+        "--deterministic",
+        "false",
+        "--xla",
+        "true",
+        "--out",
+        str(tmp_path / "xla"),
+    ]
     main(["train", *QUICK, *options])
-    compiled, plain = (load_run(run).model.get_weights() for run in (tmp_path / "xla", runs / "undistilled"))
+    compiled, plain = (
+        load_run(run).model.get_weights() for run in (tmp_path / "xla", runs / "undistilled")
+    )
     for a, b in zip(compiled, plain, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3)  # AdamW divides by gradients near 0: 11 steps of up to 8e-3
+        np.testing.assert_allclose(
+            a, b, atol=2e-3
+        )  # AdamW divides by gradients near 0: 11 steps of up to 8e-3
 
 
 def test_rates_that_rise_are_warned_of(tmp_path, caplog):
     caplog.set_level("INFO")
-    main(["train", *QUICK, "--distill.kind", "none", "--optim.min_lr", "0.1", "--out", str(tmp_path / "out")])
+    main(
+        [
+            "train",
+            *QUICK,
+            "--distill.kind",
+            "none",
+            "--optim.min_lr",
+            "0.1",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert "`optim.min_lr` 0.1 exceeds that peak" in caplog.text
     assert "Effective batch 128 = 1 replicas x 1 micro-batches x 128 images" in caplog.text
 
@@ -395,9 +598,18 @@ def test_a_teacher_goes_on_if_its_own_recipe_is_the_same(runs, tmp_path):
     given = replace(read_config(folder / "config.yaml"), out=str(folder))
 
     def check(config):
-        train._refuse_to_destroy(train._teachers_recipe(config), facts, False, False, train._teachers_recipe)
+        train._refuse_to_destroy(
+            train._teachers_recipe(config), facts, False, False, train._teachers_recipe
+        )
 
-    check(replace(given, epochs=9, optim=replace(given.optim, lr=1.0), augment=replace(given.augment, hflip=0.5)))
+    check(
+        replace(
+            given,
+            epochs=9,
+            optim=replace(given.optim, lr=1.0),
+            augment=replace(given.augment, hflip=0.5),
+        )
+    )
     teacher = replace(given.teacher, optim=replace(given.teacher.optim, lr=1.0))
     with pytest.raises(ValueError, match="teacher.optim.lr: 0.032 then, 1.0 now"):
         check(replace(given, teacher=teacher))
@@ -407,13 +619,18 @@ def test_train_teacher_tells_whose_recipe_it_takes(monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(train, "_run", lambda config, *_: config)
     train.train_teacher(TrainConfig())
-    assert "teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's" in caplog.text
+    assert (
+        "teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("image_size, expected", [(None, 32), (24, 24)])
 def test_a_teachers_images_have_the_students_size(image_size, expected):
     config = TrainConfig(
-        model=StudentConfig("deit_test", image_size=image_size), teacher=TeacherConfig("resnet20"), data=DataConfig()
+        model=StudentConfig("deit_test", image_size=image_size),
+        teacher=TeacherConfig("resnet20"),
+        data=DataConfig(),
     )
     network = train._teacher_task(config, open_sources(config.data)).trainer.network
     assert network.input_shape == (None, expected, expected, 3)
@@ -421,16 +638,28 @@ def test_a_teachers_images_have_the_students_size(image_size, expected):
 
 def test_a_teacher_of_keras_applications_trains(tmp_path):
     main(
-        ["train-teacher", *QUICK, *TEACHER, "--teacher.name", "keras:MobileNetV2", "--data.batch_size", "700",
-         "--teacher.image_size", "32",
-         "--out", str(tmp_path / "teacher")]
-    )  # fmt: skip
+        [
+            "train-teacher",
+            *QUICK,
+            *TEACHER,
+            "--teacher.name",
+            "keras:MobileNetV2",
+            "--data.batch_size",
+            "700",
+            "--teacher.image_size",
+            "32",
+            "--out",
+            str(tmp_path / "teacher"),
+        ]
+    )
     model = keras.saving.load_model(tmp_path / "teacher" / "teacher.keras")
     assert model.output_shape == (None, 10)
     # Normalised images of pixels 0 and 255 reach MobileNetV2 as -1 and 1.
     black = (0.0 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     inner = keras.Model(model.input, model.get_layer("renormalize").output)
-    np.testing.assert_allclose(inner(np.broadcast_to(black, (1, 32, 32, 3)).astype("float32")), -1, atol=1e-5)
+    np.testing.assert_allclose(
+        inner(np.broadcast_to(black, (1, 32, 32, 3)).astype("float32")), -1, atol=1e-5
+    )
 
 
 def test_config_out_is_what_the_flags_say(runs):

@@ -1,7 +1,9 @@
-"""The random laws of the training recipe, for one image and a stateless seed; the pixels are pixel_ops'.
+"""The random laws of the training recipe, for one image and a stateless seed; the pixels are
+pixel_ops'.
 
 RandAugment, random erasing and the random crop follow timm (auto_augment.py, random_erasing.py,
-transforms.py), 3-Augment follows facebookresearch/deit augment.py, color jitter follows torchvision.
+transforms.py), 3-Augment follows facebookresearch/deit augment.py, color jitter follows
+torchvision.
 """
 
 import functools
@@ -22,16 +24,30 @@ Size = tuple[int, int]
 Range = tuple[float, float]
 
 RAND_AUGMENT_OPS = (
-    "auto_contrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast",
-    "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y",
-)  # fmt: skip
+    "auto_contrast",
+    "equalize",
+    "invert",
+    "rotate",
+    "posterize",
+    "solarize",
+    "solarize_add",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
 MAX_MAGNITUDE = 10.0
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_RATIO = (0.3, 1 / 0.3)
 SOLARIZE_THRESHOLD = 128
 BLUR_RADIUS = (0.1, 2.0)
 _TRIES = 10
-_DCT_GAP = 4.0  # a JPEG decoded at a reduced size keeps four times the target's sides; 2 is off by 2 levels
+# a JPEG decoded at a reduced size keeps four times the target's sides; 2 is off by 2 levels
+_DCT_GAP = 4.0
 
 
 def fill_of(mean: Triple) -> tuple[int, ...]:
@@ -46,9 +62,10 @@ class RandAugment:
     Args:
         num_ops: Operations drawn per image, with replacement.
         magnitude: Mean strength, 0..10.
-        magnitude_std: Standard deviation of the strength; each operation draws its own, clipped to 0..10.
-        increasing: Whether posterize, solarize, color, contrast, brightness and sharpness grow stronger
-            with the magnitude, as the recipe has it.
+        magnitude_std: Standard deviation of the strength; each operation draws its own, clipped to
+            0..10.
+        increasing: Whether posterize, solarize, color, contrast, brightness and sharpness grow
+            stronger with the magnitude, as the recipe has it.
         probability: Share of the drawn operations that are applied.
     """
 
@@ -72,8 +89,8 @@ _POLICY_PARTS = {
 def parse_rand_augment(policy: str) -> RandAugment:
     """Read timm's notation, such as `rand-m9-mstd0.5-inc1` or `rand-m9-n3-mstd0.5-inc1-p0.5`.
 
-    Differs: timm reads `inc0` as on, takes any `m`, ignores what it does not know, and turns `mstd` of
-    100 into a uniform magnitude. Here `inc0` is off and the rest is refused.
+    Differs: timm reads `inc0` as on, takes any `m`, ignores what it does not know, and turns `mstd`
+    of 100 into a uniform magnitude. Here `inc0` is off and the rest is refused.
 
     Raises:
         ValueError: If a part is unknown, twice there or out of range.
@@ -81,14 +98,16 @@ def parse_rand_augment(policy: str) -> RandAugment:
     name, *parts = policy.split("-")
     if name != "rand":
         raise ValueError(
-            f"A RandAugment policy begins with `rand-`, such as `rand-m9-mstd0.5-inc1`. Received: {policy!r}"
+            "A RandAugment policy begins with `rand-`, such as `rand-m9-mstd0.5-inc1`. "
+            f"Received: {policy!r}"
         )
     given = {}
     for part in parts:
         key, value = _parse_part(part, policy)
         if key in given:
             raise ValueError(
-                f"Each part of a RandAugment policy stands once; {part!r} repeats one. Received: {policy!r}"
+                f"Each part of a RandAugment policy stands once; {part!r} repeats one. "
+                f"Received: {policy!r}"
             )
         given[key] = value
     return RandAugment(**given)
@@ -99,12 +118,18 @@ def _parse_part(part: str, policy: str) -> tuple[str, float]:
     match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
     if match is None or match[1] not in _POLICY_PARTS:
         allowed = ", ".join(f"{key}<number>" for key in _POLICY_PARTS)
-        raise ValueError(f"A part of a RandAugment policy is one of {allowed}; {part!r} is none. Received: {policy!r}")
+        raise ValueError(
+            f"A part of a RandAugment policy is one of {allowed}; {part!r} is none. Received: "
+            f"{policy!r}"
+        )
     name, kind, low, high = _POLICY_PARTS[match[1]]
     value = float(match[2])
     if not low <= value <= high or (kind is int and not value.is_integer()):
         what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"`{match[1]}` takes {what} from {low} to {high}; {part!r} does not. Received: {policy!r}")
+        raise ValueError(
+            f"`{match[1]}` takes {what} from {low} to {high}; {part!r} does not. Received: "
+            f"{policy!r}"
+        )
     return name, bool(value) if name == "increasing" else kind(value)
 
 
@@ -131,8 +156,12 @@ def draw_ops(seed: tf.Tensor, policy: RandAugment) -> DrawnOps:
     )
 
 
-def operation_arguments(magnitude: tf.Tensor, sign: tf.Tensor, increasing: bool) -> dict[str, tf.Tensor]:
-    """Argument of each operation that takes one, at a magnitude of 0..10 and a sign of -1 or 1 (timm's levels)."""
+def operation_arguments(
+    magnitude: tf.Tensor, sign: tf.Tensor, increasing: bool
+) -> dict[str, tf.Tensor]:
+    """Argument of each operation that takes one, at a magnitude of 0..10 and a sign of -1 or 1
+    (timm's levels).
+    """
     level = magnitude / MAX_MAGNITUDE
     bits = tf.cast(level * 4, tf.int32)
     threshold = tf.cast(level * 256, tf.int32)
@@ -152,7 +181,10 @@ _GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 def rand_augment(
-    image: tf.Tensor, seed: tf.Tensor, policy: RandAugment, fill: tuple[int, ...] = fill_of(IMAGENET_MEAN)
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    policy: RandAugment,
+    fill: tuple[int, ...] = fill_of(IMAGENET_MEAN),
 ) -> tf.Tensor:
     """Apply RandAugment to one image; only the operations drawn are executed.
 
@@ -168,12 +200,16 @@ def rand_augment(
     branch = tf.where(drawn.applied, drawn.op + 1, 0)
     for slot in range(policy.num_ops):
         arguments = operation_arguments(drawn.magnitude[slot], drawn.sign[slot], policy.increasing)
-        branches = [functools.partial(_operation, name, image, arguments, fill) for name in RAND_AUGMENT_OPS]
+        branches = [
+            functools.partial(_operation, name, image, arguments, fill) for name in RAND_AUGMENT_OPS
+        ]
         image = tf.switch_case(branch[slot], [functools.partial(tf.identity, image), *branches])
     return image
 
 
-def _operation(name: str, image: tf.Tensor, arguments: dict[str, tf.Tensor], fill: tuple[int, ...]) -> tf.Tensor:
+def _operation(
+    name: str, image: tf.Tensor, arguments: dict[str, tf.Tensor], fill: tuple[int, ...]
+) -> tf.Tensor:
     given = [arguments[name]] if name in arguments else []
     return getattr(pixel_ops, name)(image, *given, *([fill] if name in _GEOMETRIC else []))
 
@@ -189,11 +225,20 @@ class DrawnBox(NamedTuple):
 
 
 def _draw_box(
-    height: tf.Tensor, width: tf.Tensor, limit: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor, scale: Range, ratio: Range
+    height: tf.Tensor,
+    width: tf.Tensor,
+    limit: tuple[tf.Tensor, tf.Tensor],
+    seed: tf.Tensor,
+    scale: Range,
+    ratio: Range,
 ) -> DrawnBox:
-    """First of ten rectangles, of uniform area and log-uniform aspect, that fits `limit`; uniformly placed."""
+    """First of ten rectangles, of uniform area and log-uniform aspect, that fits `limit`; uniformly
+    placed.
+    """
     uniform = tf.random.stateless_uniform([2 * _TRIES + 2], seed)
-    area = tf.cast(height * width, tf.float32) * (scale[0] + (scale[1] - scale[0]) * uniform[:_TRIES])
+    area = tf.cast(height * width, tf.float32) * (
+        scale[0] + (scale[1] - scale[0]) * uniform[:_TRIES]
+    )
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = tf.exp(low + (high - low) * uniform[_TRIES:-2])
     widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
@@ -227,31 +272,48 @@ def random_resized_crop_box(
     most_high = tf.cast(tf.round(tf.cast(width, tf.float64) / ratio[0]), tf.int32)
     most_wide = tf.cast(tf.round(tf.cast(height, tf.float64) * ratio[1]), tf.int32)
     center_height, center_width = tf.minimum(height, most_high), tf.minimum(width, most_wide)
-    center = tf.stack([(height - center_height) // 2, (width - center_width) // 2, center_height, center_width])
+    center = tf.stack(
+        [(height - center_height) // 2, (width - center_width) // 2, center_height, center_width]
+    )
     return tf.where(box.found, tf.stack(box[1:]), center)
 
 
-def _decode_jpeg_window(encoded: tf.Tensor, box: tf.Tensor, width: tf.Tensor, size: Size) -> tf.Tensor:
-    """Decode a window of a JPEG, at 1/2, 1/4 or 1/8 of its size where it has far more pixels than needed."""
+def _decode_jpeg_window(
+    encoded: tf.Tensor, box: tf.Tensor, width: tf.Tensor, size: Size
+) -> tf.Tensor:
+    """Decode a window of a JPEG, at 1/2, 1/4 or 1/8 of its size where it has far more pixels than
+    needed.
+    """
     spare = tf.reduce_min(tf.cast(box[2:], tf.float32) / (_DCT_GAP * tf.constant(size, tf.float32)))
-    power = tf.cast(spare >= 2, tf.int32) + tf.cast(spare >= 4, tf.int32) + tf.cast(spare >= 8, tf.int32)
+    power = (
+        tf.cast(spare >= 2, tf.int32)
+        + tf.cast(spare >= 4, tf.int32)
+        + tf.cast(spare >= 8, tf.int32)
+    )
 
     def decode(ratio: int) -> tf.Tensor:
         top, left = tf.unstack(box[:2] // ratio)
         bottom, right = tf.unstack((box[:2] + box[2:]) // ratio)
-        # Two columns more than needed: libjpeg gets the color of a window's last column wrong, by up to 65 levels.
+        # Two columns more than needed: libjpeg gets the color of a window's last column wrong, by
+        # up to 65 levels.
         window = tf.stack([top, left, bottom - top, tf.minimum(right + 2, width // ratio) - left])
-        # INTEGER_ACCURATE: libjpeg's own inverse transform, which Pillow uses; see preprocess.decode_image
-        image = tf.io.decode_and_crop_jpeg(encoded, window, CHANNELS, ratio=ratio, dct_method="INTEGER_ACCURATE")
+        # INTEGER_ACCURATE: libjpeg's own inverse transform, which Pillow uses; see
+        # preprocess.decode_image
+        image = tf.io.decode_and_crop_jpeg(
+            encoded, window, CHANNELS, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
         return image[:, : right - left]
 
     return tf.switch_case(power, [functools.partial(decode, ratio) for ratio in (1, 2, 4, 8)])
 
 
-def decode_and_crop(encoded: tf.Tensor, size: Size, seed: tf.Tensor, scale: Range, ratio: Range) -> tf.Tensor:
+def decode_and_crop(
+    encoded: tf.Tensor, size: Size, seed: tf.Tensor, scale: Range, ratio: Range
+) -> tf.Tensor:
     """Decode a random window of an image file and resize it bicubically.
 
-    Of a JPEG only the window is decoded. Other formats (see preprocess.decode_image) are decoded whole.
+    Of a JPEG only the window is decoded. Other formats (see preprocess.decode_image) are decoded
+    whole.
 
     Differs: a JPEG window of at least eight times `size` is decoded at 1/2, 1/4 or 1/8 of its size,
     which keeps at least four times `size`: mean difference below 1 level.
@@ -260,7 +322,8 @@ def decode_and_crop(encoded: tf.Tensor, size: Size, seed: tf.Tensor, scale: Rang
         encoded: tf.string [], the bytes of the file.
         size: Height and width of the result.
         seed: Two whole numbers.
-        scale: Share of the image's area, smallest and largest; (1, 1) takes the whole image, whatever `ratio`.
+        scale: Share of the image's area, smallest and largest; (1, 1) takes the whole image,
+            whatever `ratio`.
         ratio: Width / height of the window, smallest and largest.
     Returns:
         uint8 [*size, 3], 0..255.
@@ -288,11 +351,14 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Ten
     """Mirror [H, W, 3] left to right with `probability`."""
     flip = tf.random.stateless_uniform([], seed) < probability
     # Partials: AutoGraph cannot tell two lambdas on one line apart, and warns.
-    return tf.cond(flip, functools.partial(tf.reverse, image, [1]), functools.partial(tf.identity, image))
+    return tf.cond(
+        flip, functools.partial(tf.reverse, image, [1]), functools.partial(tf.identity, image)
+    )
 
 
 def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Apply exactly one of grayscale, solarize and blur, each a third of the time (DeiT III, section 3.2).
+    """Apply exactly one of grayscale, solarize and blur, each a third of the time (DeiT III,
+    section 3.2).
 
     Args:
         image: uint8 [H, W, 3], 0..255.
@@ -318,7 +384,8 @@ def draw_jitter(seed: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]
 
 
 def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Change brightness, contrast and saturation in random order (torchvision, ColorJitter(s, s, s)).
+    """Change brightness, contrast and saturation in random order (torchvision, ColorJitter(s, s,
+    s)).
 
     Args:
         image: uint8 [H, W, 3], 0..255.
@@ -337,7 +404,9 @@ def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
     return image
 
 
-def draw_erasing(height: tf.Tensor | int, width: tf.Tensor | int, seed: tf.Tensor, probability: float) -> DrawnBox:
+def draw_erasing(
+    height: tf.Tensor | int, width: tf.Tensor | int, seed: tf.Tensor, probability: float
+) -> DrawnBox:
     """Draw the rectangle to erase; `found` says whether there is one."""
     seeds = tf.random.split(seed, 2)
     height, width = tf.convert_to_tensor(height, tf.int32), tf.convert_to_tensor(width, tf.int32)
@@ -358,13 +427,17 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
         float32 [H, W, 3].
     """
     seeds = tf.random.split(seed, 2)
-    found, top, left, height, width = draw_erasing(*tf.unstack(tf.shape(image)[:2]), seeds[0], probability)
+    found, top, left, height, width = draw_erasing(
+        *tf.unstack(tf.shape(image)[:2]), seeds[0], probability
+    )
     bottom, right = top + height, left + width
 
     def erase() -> tf.Tensor:
         noise = tf.random.stateless_normal([height, width, CHANNELS], seeds[1])
         middle = tf.concat([image[top:bottom, :left], noise, image[top:bottom, right:]], axis=1)
-        return tf.ensure_shape(tf.concat([image[:top], middle, image[bottom:]], axis=0), image.shape)
+        return tf.ensure_shape(
+            tf.concat([image[:top], middle, image[bottom:]], axis=0), image.shape
+        )
 
     return tf.cond(found, erase, lambda: image)
 
@@ -398,7 +471,9 @@ def check_auto_augment(name: str) -> None:
         raise ValueError(f"`auto_augment` takes {allowed}. Received: {name!r}")
 
 
-def _auto_augment(image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]) -> tf.Tensor:
+def _auto_augment(
+    image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]
+) -> tf.Tensor:
     """The policy that `config.auto_augment` names; color jitter where it is no RandAugment."""
     name = config.auto_augment
     check_auto_augment(name)
@@ -412,7 +487,12 @@ def _auto_augment(image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fil
 
 
 def augment_image(
-    encoded: tf.Tensor, seed: tf.Tensor, config: AugmentConfig, size: Size, mean: Triple, std: Triple
+    encoded: tf.Tensor,
+    seed: tf.Tensor,
+    config: AugmentConfig,
+    size: Size,
+    mean: Triple,
+    std: Triple,
 ) -> tf.Tensor:
     """Turn the bytes of an image file into one training image.
 
@@ -436,5 +516,9 @@ def augment_image(
     image = _auto_augment(image, seeds[2:4], config, fill_of(mean))
     # Rows of width * 3 values: broadcasting over three channels costs five times as much.
     rows = tf.reshape(image, [size[0], size[1] * CHANNELS])
-    image = tf.reshape(normalize(rows, tuple(mean) * size[1], tuple(std) * size[1]), [*size, CHANNELS])
-    return random_erasing(image, seeds[4], config.random_erasing) if config.random_erasing else image
+    image = tf.reshape(
+        normalize(rows, tuple(mean) * size[1], tuple(std) * size[1]), [*size, CHANNELS]
+    )
+    return (
+        random_erasing(image, seeds[4], config.random_erasing) if config.random_erasing else image
+    )

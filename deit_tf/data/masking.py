@@ -1,6 +1,7 @@
 """Which patches of an image are hidden in masked image modelling: a pure function of a seed.
 
-SimMIM (Xie et al. 2022), section 3.2, random masking; microsoft/SimMIM data/data_simmim.py, MaskGenerator.
+SimMIM (Xie et al. 2022), section 3.2, random masking; microsoft/SimMIM data/data_simmim.py,
+MaskGenerator.
 """
 
 import math
@@ -14,19 +15,25 @@ def check_mask(config: MaskConfig, image_size: tuple[int, int], patch_size: int)
     """Refuse a mask that does not fit the model.
 
     Raises:
-        ValueError: If `unit` is no multiple of the patch or does not divide the image, or `ratio` is no
-            share that hides something and leaves something.
+        ValueError: If `unit` is no multiple of the patch or does not divide the image, or `ratio`
+            is no share that hides something and leaves something.
     """
-    if config.unit < 1 or config.unit % patch_size or any(side % config.unit for side in image_size):
+    if (
+        config.unit < 1
+        or config.unit % patch_size
+        or any(side % config.unit for side in image_size)
+    ):
         raise ValueError(
-            f"`mask.unit` is a multiple of the patch, {patch_size} pixels, and divides the image, {image_size[0]} x "
-            f"{image_size[1]}. Received: unit={config.unit}"
+            f"`mask.unit` is a multiple of the patch, {patch_size} pixels, and divides the "
+            f"image, {image_size[0]} x {image_size[1]}. Received: unit={config.unit}"
         )
     if not 0 < config.ratio < 1:
         raise ValueError(f"`mask.ratio` lies between 0 and 1. Received: ratio={config.ratio}")
 
 
-def block_mask(seed: tf.Tensor, config: MaskConfig, image_size: tuple[int, int], patch_size: int) -> tf.Tensor:
+def block_mask(
+    seed: tf.Tensor, config: MaskConfig, image_size: tuple[int, int], patch_size: int
+) -> tf.Tensor:
     """Hide `ratio` of the image in square blocks, drawn without replacement.
 
     Args:

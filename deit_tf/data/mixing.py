@@ -1,7 +1,9 @@
-"""Mixup and CutMix of a batch, and the labels they mix, as timm does (timm/data/mixup.py, mode `batch`).
+"""Mixup and CutMix of a batch, and the labels they mix, as timm does (timm/data/mixup.py, mode
+`batch`).
 
 The parameters are drawn first, statelessly; keras-cv's MixUp and CutMix are then called with them.
-Their own laws differ: a lambda per image, a random partner, and a CutMix lambda from the unclipped box.
+Their own laws differ: a lambda per image, a random partner, and a CutMix lambda from the unclipped
+    box.
 """
 
 import functools
@@ -43,13 +45,17 @@ def cutmix_box(lam: tf.Tensor, center: tf.Tensor, size: tuple[int, int] | tf.Ten
         int32 [4]: top, left, bottom, right (exclusive).
     """
     size = tf.cast(size, tf.int32)
-    cut = tf.cast(tf.cast(size, tf.float64) * tf.sqrt(1.0 - tf.cast(lam, tf.float64)), tf.int32)  # rounded down
+    cut = tf.cast(
+        tf.cast(size, tf.float64) * tf.sqrt(1.0 - tf.cast(lam, tf.float64)), tf.int32
+    )  # rounded down
     low = tf.clip_by_value(center - cut // 2, 0, size)
     high = tf.clip_by_value(center + (cut + 1) // 2, 0, size)
     return tf.concat([low, high], axis=0)
 
 
-def draw_mix(seed: tf.Tensor, size: tuple[int, int] | tf.Tensor, config: AugmentConfig) -> dict[str, tf.Tensor]:
+def draw_mix(
+    seed: tf.Tensor, size: tuple[int, int] | tf.Tensor, config: AugmentConfig
+) -> dict[str, tf.Tensor]:
     """Draw what happens to one batch.
 
     Args:
@@ -58,8 +64,8 @@ def draw_mix(seed: tf.Tensor, size: tuple[int, int] | tf.Tensor, config: Augment
         config: A resolved config.
     Returns:
         `lam`, float32 []: weight of an image's own label, 1 where nothing is mixed; for CutMix the
-        share of its pixels that remain. `cutmix`, bool []. `box`, int32 [4]: top, left, bottom, right
-        of the CutMix box.
+        share of its pixels that remain. `cutmix`, bool []. `box`, int32 [4]: top, left, bottom,
+        right of the CutMix box.
     """
     seeds = tf.random.split(seed, 4)
     uniform = tf.random.stateless_uniform([4], seeds[0])
@@ -71,7 +77,9 @@ def draw_mix(seed: tf.Tensor, size: tuple[int, int] | tf.Tensor, config: Augment
     lam_cutmix = _beta(seeds[2], config.cutmix) if config.cutmix else one
     center = tf.cast(uniform[2:] * tf.cast(size, tf.float32), tf.int32)
     box = cutmix_box(lam_cutmix, center, size)
-    pixels = tf.cast(tf.stack([(box[2] - box[0]) * (box[3] - box[1]), tf.reduce_prod(size)]), tf.float64)
+    pixels = tf.cast(
+        tf.stack([(box[2] - box[0]) * (box[3] - box[1]), tf.reduce_prod(size)]), tf.float64
+    )
     lam_box = 1.0 - pixels[0] / pixels[1]
     lam = tf.where(cutmix, lam_box, tf.where(mixed, lam_mixup, one))
     return {"lam": tf.cast(lam, tf.float32), "cutmix": cutmix, "box": box}
@@ -93,9 +101,16 @@ class CutMix(keras_cv.layers.CutMix):
         images, labels = inputs["images"], inputs["labels"]
         top, left, bottom, right = tf.unstack(inputs["box"])
         patch = tf.reverse(images[:, top:bottom, left:right], [0])
-        middle = tf.concat([images[:, top:bottom, :left], patch, images[:, top:bottom, right:]], axis=2)
-        mixed = tf.ensure_shape(tf.concat([images[:, :top], middle, images[:, bottom:]], axis=1), images.shape)
-        return {"images": mixed, "labels": self._update_labels(labels, inputs["lam"], _reversed(labels))}
+        middle = tf.concat(
+            [images[:, top:bottom, :left], patch, images[:, top:bottom, right:]], axis=2
+        )
+        mixed = tf.ensure_shape(
+            tf.concat([images[:, :top], middle, images[:, bottom:]], axis=1), images.shape
+        )
+        return {
+            "images": mixed,
+            "labels": self._update_labels(labels, inputs["lam"], _reversed(labels)),
+        }
 
 
 def _reversed(batch: tf.Tensor) -> tf.Tensor:
@@ -105,13 +120,19 @@ def _reversed(batch: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _layers() -> tuple[MixUp, CutMix]:
-    """Made at first use: making a layer starts TensorFlow's runtime, which an import must not do."""
+    """Made at first use: making a layer starts TensorFlow's runtime, which an import must not
+    do.
+    """
     with tf.init_scope():
         return MixUp(seed=1), CutMix(seed=1)
 
 
-def apply_mix(images: tf.Tensor, labels: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mix float32 [B, H, W, 3] and labels [B, C] with the reversed batch, as drawn by `draw_mix`."""
+def apply_mix(
+    images: tf.Tensor, labels: tf.Tensor, drawn: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mix float32 [B, H, W, 3] and labels [B, C] with the reversed batch, as drawn by
+    `draw_mix`.
+    """
     mixup, cutmix = _layers()
     inputs = {"images": images, "labels": labels, **drawn}
     branches = [functools.partial(layer._batch_augment, inputs) for layer in (cutmix, mixup)]
@@ -119,7 +140,9 @@ def apply_mix(images: tf.Tensor, labels: tf.Tensor, drawn: dict[str, tf.Tensor])
     return mixed["images"], mixed["labels"]
 
 
-def mix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tuple[tf.Tensor, tf.Tensor]:
+def mix(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, config: AugmentConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mix a batch by mixup or CutMix, or leave it, as `config` and the seed decide.
 
     Args:

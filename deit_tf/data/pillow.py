@@ -1,6 +1,7 @@
 """The image processor once more, by Pillow: what the one in an exported graph is checked against.
 
-As torchvision's Resize and CenterCrop, which the original evaluates with (facebookresearch/deit datasets.py).
+As torchvision's Resize and CenterCrop, which the original evaluates with (facebookresearch/deit
+datasets.py).
 """
 
 import io
@@ -10,7 +11,8 @@ from PIL import Image
 
 from deit_tf.data.preprocess import ImageProcessor
 
-# Grey levels that `ImageProcessor.crop` may differ by: one of the decoder, two of the passes of the resize.
+# Grey levels that `ImageProcessor.crop` may differ by: one of the decoder, two of the passes of the
+# resize.
 MOST_LEVELS = 3
 
 

@@ -1,7 +1,9 @@
-"""From a source to the batches that `fit` takes; every draw is a pure function of (seed, epoch, index, repeat).
+"""From a source to the batches that `fit` takes; every draw is a pure function of (seed, epoch,
+index, repeat).
 
 So the same seed gives the same bytes at any parallelism, on any number of replicas (they share one
-global batch), and after a restart in the middle. Source: facebookresearch/deit datasets.py, samplers.py.
+global batch), and after a restart in the middle. Source: facebookresearch/deit datasets.py,
+samplers.py.
 """
 
 import numpy as np
@@ -12,7 +14,8 @@ from deit_tf.data.masking import block_mask, check_mask
 from deit_tf.data.preprocess import ImageProcessor, height_width
 from deit_tf.data.sources import Source
 
-# What a seed is folded with first, so that order, images, mixing and masks draw from streams of their own.
+# What a seed is folded with first, so that order, images, mixing and masks draw from streams of
+# their own.
 _ORDER, _IMAGE, _MIX, _MASK = range(4)
 
 
@@ -24,8 +27,8 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     """
     if not 0 < batch_size <= source.size:
         raise ValueError(
-            f"`data.batch_size` lies between 1 and the {source.size} images of {source.name}; lower it or add images. "
-            f"Received: {batch_size}"
+            f"`data.batch_size` lies between 1 and the {source.size} images of {source.name}; "
+            f"lower it or add images. Received: {batch_size}"
         )
     return source.size // batch_size
 
@@ -111,7 +114,10 @@ def masked_dataset(
     image = _drawer(key, data, augment, size)
 
     def draw(item):
-        return {"image": image(item), "mask": block_mask(_seed(key, _MASK, item), mask, size, patch_size)}
+        return {
+            "image": image(item),
+            "mask": block_mask(_seed(key, _MASK, item), mask, size, patch_size),
+        }
 
     stream = _items(source, data, augment.repeats, key, epochs, first_step).map(draw, _calls(data))
     batches = stream.batch(data.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
@@ -136,9 +142,17 @@ def masked_eval_dataset(
 
     def prepare(item):
         seed = tf.random.fold_in(_key(0), item["index"])
-        return {"image": processor(item["image"]), "mask": block_mask(seed, mask, processor.size, patch_size)}
+        return {
+            "image": processor(item["image"]),
+            "mask": block_mask(seed, mask, processor.size, patch_size),
+        }
 
-    return source.read(None).map(prepare, _calls(data)).batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
+    return (
+        source.read(None)
+        .map(prepare, _calls(data))
+        .batch(data.batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) -> tf.data.Dataset:
@@ -151,12 +165,15 @@ def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) ->
     Returns:
         Batches of float32 [B, H, W, 3], normalised, and int64 [B]; the last may be smaller.
     """
-    items = source.read(None).map(lambda item: (processor(item["image"]), item["label"]), _calls(data))
+    items = source.read(None).map(
+        lambda item: (processor(item["image"]), item["label"]), _calls(data)
+    )
     return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[dict, np.ndarray]]:
-    """Up to `count` items from all over a source, always the same; files that do not decode are left out.
+    """Up to `count` items from all over a source, always the same; files that do not decode are
+    left out.
 
     Args:
         source: The images.
@@ -171,18 +188,22 @@ def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[
     prepared = items.map(lambda item: (item, processor(item["image"]))).ignore_errors()
     found = list(prepared.take(count).as_numpy_iterator())
     if not found:
-        raise ValueError(f"{source.name} has no image that can be decoded. Received: {source.size} files")
+        raise ValueError(
+            f"{source.name} has no image that can be decoded. Received: {source.size} files"
+        )
     return found
 
 
 def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """Fill up the last batch, and weigh its images, so that evaluation on many replicas counts each image once.
+    """Fill up the last batch, and weigh its images, so that evaluation on many replicas counts each
+    image once.
 
     Args:
         batches: From `eval_dataset` or `masked_eval_dataset`.
         batch_size: Images of a full batch.
     Returns:
-        Images, labels (the weight once more where there are none) and the weight float32 [B]: 1, or 0 for filling.
+        Images, labels (the weight once more where there are none) and the weight float32 [B]: 1, or
+        0 for filling.
     """
 
     def fill(*batch):
@@ -214,7 +235,9 @@ def _items(
         else:
             items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
         items = items.take(steps * data.batch_size)
-        items = items.skip(tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0))
+        items = items.skip(
+            tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0)
+        )
         return items.map(lambda item: item | {"epoch": epoch})
 
     return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
@@ -222,10 +245,17 @@ def _items(
 
 def _drawer(key: tf.Tensor, data: DataConfig, augment: AugmentConfig, size: tuple[int, int]):
     """What makes an augmented image [H, W, 3] of an item."""
-    from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv, which training alone needs
+    from deit_tf.data.augment import (
+        augment_image,
+        check_auto_augment,
+    )  # brings keras-cv, which training alone needs
 
-    check_auto_augment(augment.auto_augment)  # here, as within a data set TensorFlow wraps the error in its own
-    return lambda item: augment_image(item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std)
+    check_auto_augment(
+        augment.auto_augment
+    )  # here, as within a data set TensorFlow wraps the error in its own
+    return lambda item: augment_image(
+        item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std
+    )
 
 
 def _key(seed: int) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """One image from file to tensor, with no randomness: the only copy, for evaluation and for serving.
 
-Follows Pillow, as the original's evaluation does (facebookresearch/deit datasets.py, build_transform).
+Follows Pillow, as the original's evaluation does (facebookresearch/deit datasets.py,
+build_transform).
 """
 
 import re
@@ -16,7 +17,9 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Size, Triple
 from deit_tf.data import processor_formats
 
 CHANNELS = 3
-MAX_ASPECT = 100  # long side over short: resized by its short side, a line of pixels would fill the memory
+MAX_ASPECT = (
+    100  # long side over short: resized by its short side, a line of pixels would fill the memory
+)
 
 
 def height_width(size: Size) -> tuple[int, int]:
@@ -27,7 +30,10 @@ def height_width(size: Size) -> tuple[int, int]:
     """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise ValueError(f"`image_size` takes a positive whole number or a pair (height, width). Received: {size!r}")
+        raise ValueError(
+            "`image_size` takes a positive whole number or a pair (height, width). Received: "
+            f"{size!r}"
+        )
     return pair
 
 
@@ -39,12 +45,13 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     Args:
         encoded: tf.string [], the bytes of the file.
     Raises:
-        tf.errors.InvalidArgumentError: When run, if the bytes are no image or cut short, or if one side is more
-            than `MAX_ASPECT` times the other.
+        tf.errors.InvalidArgumentError: When run, if the bytes are no image or cut short, or if one
+            side is more than `MAX_ASPECT` times the other.
     """
 
     def jpeg() -> tf.Tensor:
-        # TensorFlow's default IDCT is off by up to 21 grey levels from libjpeg's own, which Pillow uses.
+        # TensorFlow's default IDCT is off by up to 21 grey levels from libjpeg's own, which Pillow
+        # uses.
         return tf.io.decode_jpeg(encoded, CHANNELS, dct_method="INTEGER_ACCURATE")
 
     def other() -> tf.Tensor:
@@ -54,16 +61,23 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     sides = tf.shape(image)[:2]
     message = f"A picture's long side is at most {MAX_ASPECT} times its short side."
     with tf.control_dependencies(
-        [tf.debugging.assert_less_equal(tf.reduce_max(sides), MAX_ASPECT * tf.reduce_min(sides), message)]
+        [
+            tf.debugging.assert_less_equal(
+                tf.reduce_max(sides), MAX_ASPECT * tf.reduce_min(sides), message
+            )
+        ]
     ):
         return tf.identity(image)
 
 
-def resize(image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str = "bicubic") -> tf.Tensor:
+def resize(
+    image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str = "bicubic"
+) -> tf.Tensor:
     """Resize uint8 [H, W, 3] to uint8 [*size, 3] with antialias, within one grey level of Pillow.
 
-    One axis after the other, halves rounded up in between, as Pillow does; both at once is off by up to
-    15 levels at sharp edges, where the bicubic kernel overshoots, and without antialias by up to 106.
+    One axis after the other, halves rounded up in between, as Pillow does; both at once is off by
+    up to 15 levels at sharp edges, where the bicubic kernel overshoots, and without antialias by up
+    to 106.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     # Pillow 13 resizes the rows first, unless they grow while the columns shrink.
@@ -76,7 +90,9 @@ def resize(image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str
 
 
 def resize_short_side(image: tf.Tensor, size: int, interpolation: str = "bicubic") -> tf.Tensor:
-    """Resize uint8 [H, W, 3] so that its short side has `size` pixels; the long side is rounded down."""
+    """Resize uint8 [H, W, 3] so that its short side has `size` pixels; the long side is rounded
+    down.
+    """
     height, width = tf.unstack(tf.shape(image)[:2])
     short = tf.minimum(height, width)
     return resize(image, [size * height // short, size * width // short], interpolation)
@@ -89,8 +105,12 @@ def center_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.ensure_shape(image[top : top + size[0], left : left + size[1]], [*size, CHANNELS])
 
 
-def normalize(image: tf.Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> tf.Tensor:
-    """Map uint8 [..., 3], 0..255, to float32 with `mean` at 0 and one `std` at 1 (both of pixels in 0..1)."""
+def normalize(
+    image: tf.Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD
+) -> tf.Tensor:
+    """Map uint8 [..., 3], 0..255, to float32 with `mean` at 0 and one `std` at 1 (both of pixels in
+    0..1).
+    """
     scale = [1.0 / (255.0 * s) for s in std]
     offset = [m / s for m, s in zip(mean, std, strict=True)]
     return tf.cast(image, tf.float32) * scale - offset
@@ -98,7 +118,8 @@ def normalize(image: tf.Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAG
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """What a model expects of its images; evaluation, prediction and the serving signature share it.
+    """What a model expects of its images; evaluation, prediction and the serving signature share
+    it.
 
     Args:
         image_size: Height and width of the result in pixels, or one number for a square.
@@ -110,8 +131,8 @@ class ImageProcessor:
             (height, width) to which the image is squashed.
         interpolation: `bicubic` or `bilinear`, both with antialias.
     Raises:
-        ValueError: If a size is not positive, `crop_ratio` lies outside (0, 1], `resize_to` is smaller
-            than the crop, or the interpolation is another.
+        ValueError: If a size is not positive, `crop_ratio` lies outside (0, 1], `resize_to` is
+            smaller than the crop, or the interpolation is another.
     """
 
     image_size: Size = 224
@@ -124,18 +145,32 @@ class ImageProcessor:
     def __post_init__(self):
         height_width(self.image_size)
         if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"`crop_ratio` lies in (0, 1]; 1 crops nothing. Received: {self.crop_ratio}")
+            raise ValueError(
+                f"`crop_ratio` lies in (0, 1]; 1 crops nothing. Received: {self.crop_ratio}"
+            )
         if self.interpolation not in processor_formats.INTERPOLATIONS.values():
-            raise ValueError(f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}")
+            raise ValueError(
+                f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != CHANNELS or (name == "std" and min(values) <= 0):
-                raise ValueError(f"`{name}` takes one number per channel; of std positive ones. Received: {values}")
-        if any(before < after for before, after in zip(height_width(self.before_crop), self.size, strict=True)):
-            raise ValueError(f"`resize_to` must not be smaller than the crop {self.size}. Received: {self.resize_to}")
+                raise ValueError(
+                    f"`{name}` takes one number per channel; of std positive ones. Received: "
+                    f"{values}"
+                )
+        if any(
+            before < after
+            for before, after in zip(height_width(self.before_crop), self.size, strict=True)
+        ):
+            raise ValueError(
+                f"`resize_to` must not be smaller than the crop {self.size}. Received: "
+                f"{self.resize_to}"
+            )
 
     @classmethod
     def from_preprocessor_config(cls, source: str | Path | Mapping[str, Any]) -> "ImageProcessor":
-        """Read preprocessor_config.json of Hugging Face, or the `pretrained_cfg` of timm's config.json.
+        """Read preprocessor_config.json of Hugging Face, or the `pretrained_cfg` of timm's
+        config.json.
 
         Args:
             source: The file, a folder that holds either, or its content as a dict.
@@ -158,7 +193,10 @@ class ImageProcessor:
         """
         size = re.search(r"patch\d+[-_](\d+)$", name)
         if not size:
-            raise ValueError(f"`name` must end in an image size, as deit_tiny_patch16_224 does. Received: {name!r}")
+            raise ValueError(
+                "`name` must end in an image size, as deit_tiny_patch16_224 does. Received: "
+                f"{name!r}"
+            )
         return cls(int(size.group(1))).with_protocol(protocol)
 
     @classmethod
@@ -202,11 +240,19 @@ class ImageProcessor:
         height, width = self.size
         if self.resize_to is not None:
             return self.resize_to
-        return int(height / self.crop_ratio) if height == width else tuple(int(s / self.crop_ratio) for s in self.size)
+        return (
+            int(height / self.crop_ratio)
+            if height == width
+            else tuple(int(s / self.crop_ratio) for s in self.size)
+        )
 
     def __str__(self) -> str:
         before = self.before_crop
-        how = f"short side {before}" if isinstance(before, int) else f"squashed to {before[0]} x {before[1]}"
+        how = (
+            f"short side {before}"
+            if isinstance(before, int)
+            else f"squashed to {before[0]} x {before[1]}"
+        )
         return f"{how}, {self.interpolation}, center crop {self.size[0]} x {self.size[1]}"
 
     def crop(self, image: tf.Tensor) -> tf.Tensor:
@@ -223,8 +269,8 @@ class ImageProcessor:
         """Turn images of any kind and size into a batch, outside of tf.data.
 
         Args:
-            images: One or a sequence, mixed at will, of: a path; the bytes of a file; a PIL image; a uint8
-                array [H, W, 3], [H, W, 1] or [H, W].
+            images: One or a sequence, mixed at will, of: a path; the bytes of a file; a PIL image;
+                a uint8 array [H, W, 3], [H, W, 1] or [H, W].
         Returns:
             float32 [n, *size, 3], normalised.
         Raises:
@@ -235,13 +281,21 @@ class ImageProcessor:
         pixels = [_pixels(image, f"image {i}") for i, image in enumerate(several)]
         if not pixels:
             raise ValueError("`images` must hold one image at least. Received none.")
-        return np.stack([normalize(self.crop(image), self.mean, self.std).numpy() for image in pixels])
+        return np.stack(
+            [normalize(self.crop(image), self.mean, self.std).numpy() for image in pixels]
+        )
 
 
 # How an evaluation with images of `size` pixels crops: (crop ratio, whether it squashes before).
 PROTOCOLS: dict[str, Callable[[int], tuple[float, bool]]] = {
-    "deit": lambda size: (0.875, False),  # facebookresearch/deit datasets.py: 256 -> 224, 438 -> 384
-    "timm": lambda size: (1.0 if size >= 384 else 0.9, False),  # timm/models/deit.py, crop_pct: 248 -> 224, 384 -> 384
+    "deit": lambda size: (
+        0.875,
+        False,
+    ),  # facebookresearch/deit datasets.py: 256 -> 224, 438 -> 384
+    "timm": lambda size: (
+        1.0 if size >= 384 else 0.9,
+        False,
+    ),  # timm/models/deit.py, crop_pct: 248 -> 224, 384 -> 384
     "huggingface": lambda size: (0.875, True),  # transformers, DeiTImageProcessor: 256 x 256 -> 224
 }
 
@@ -254,13 +308,20 @@ def _pixels(image: Any, name: str) -> tf.Tensor:
         try:
             return decode_image(image)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"{name} is no image that can be decoded; it may be cut short, or a thin line.") from error
+            raise ValueError(
+                f"{name} is no image that can be decoded; it may be cut short, or a thin line."
+            ) from error
     if hasattr(image, "convert"):  # of PIL
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, CHANNELS) or 0 in pixels.shape:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim != 3
+        or pixels.shape[-1] not in (1, CHANNELS)
+        or 0 in pixels.shape
+    ):
         raise ValueError(
             f"{name} must be a path, bytes, a PIL image or a uint8 array [H, W, 3], 0..255. "
             f"Received: {type(image).__name__} {pixels.dtype} {pixels.shape}"

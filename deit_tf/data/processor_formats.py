@@ -1,4 +1,5 @@
-"""How Hugging Face and timm write down what a model expects of its images, in and out; plain dicts, no pixels.
+"""How Hugging Face and timm write down what a model expects of its images, in and out; plain dicts,
+no pixels.
 
 Formats: transformers, image_processing_deit.py and image_processing_bit.py; timm/data/config.py.
 """
@@ -47,14 +48,17 @@ def to_huggingface(
     size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple
 ) -> dict[str, Any]:
     """preprocessor_config.json for a crop of `size` out of an image resized to `before`."""
-    # DeiTImageProcessor squashes; the short side is what BitImageProcessor resizes, with the same steps after it.
+    # DeiTImageProcessor squashes; the short side is what BitImageProcessor resizes, with the same
+    # steps after it.
     squash = not isinstance(before, int)
     return {
         "image_processor_type": "DeiTImageProcessor" if squash else "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": _pair(before) if squash else {"shortest_edge": before},
-        "resample": next(number for number, name in INTERPOLATIONS.items() if name == interpolation),
+        "resample": next(
+            number for number, name in INTERPOLATIONS.items() if name == interpolation
+        ),
         "do_center_crop": True,
         "crop_size": _pair(size),
         "do_rescale": True,
@@ -68,12 +72,16 @@ def to_huggingface(
 def to_timm(
     size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple, ratio: float
 ) -> dict[str, Any]:
-    """The same as `pretrained_cfg` of timm, which rounds size / ratio down; `ratio` where it fits, else another."""
+    """The same as `pretrained_cfg` of timm, which rounds size / ratio down; `ratio` where it fits,
+    else another.
+    """
     sides = list(zip(size, (before, before) if isinstance(before, int) else before, strict=True))
     candidates = [ratio, *(s / b for s, b in sides), *(s / (b + 0.5) for s, b in sides)]
     ratio = next((r for r in candidates if all(int(s / r) == b for s, b in sides)), None)
     if ratio is None or (isinstance(before, int) and size[0] != size[1]):
-        raise ValueError(f"timm has no crop ratio that makes {size} of {before}. Use the layout of Hugging Face.")
+        raise ValueError(
+            f"timm has no crop ratio that makes {size} of {before}. Use the layout of Hugging Face."
+        )
     return {
         "input_size": [3, *size],
         "interpolation": interpolation,
@@ -92,14 +100,23 @@ def _from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
     _only(config, "do_resize", True)
     _only(config, "do_rescale", True)
     if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-        raise ValueError(f"`rescale_factor` of a preprocessor config is 1 / 255. Received: {config['rescale_factor']}")
+        raise ValueError(
+            "`rescale_factor` of a preprocessor config is 1 / 255. Received: "
+            f"{config['rescale_factor']}"
+        )
     resample = config.get("resample", 3)
     if resample not in INTERPOLATIONS:
-        raise ValueError(f"`resample` of a preprocessor config is 3 (bicubic) or 2 (bilinear). Received: {resample}")
+        raise ValueError(
+            "`resample` of a preprocessor config is 3 (bicubic) or 2 (bilinear). Received: "
+            f"{resample}"
+        )
     before = _sides(config.get("size", 256), "size")
     crops = config.get("do_center_crop", "crop_size" in config)
     if not crops and isinstance(before, int):
-        raise ValueError(f"Without `do_center_crop`, `size` has a height and a width. Received: size={config['size']}")
+        raise ValueError(
+            "Without `do_center_crop`, `size` has a height and a width. Received: "
+            f"size={config['size']}"
+        )
     crop = _sides(config.get("crop_size", 224), "crop_size") if crops else before
     normalizes = config.get("do_normalize", True)
     return {
@@ -115,7 +132,10 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     size, ratio = tuple(config["input_size"][1:]), config.get("crop_pct", 0.875)
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
-        raise ValueError(f"`crop_mode` of a timm config is squash, or center for a square. Received: {mode} for {size}")
+        raise ValueError(
+            f"`crop_mode` of a timm config is squash, or center for a square. Received: {mode} "
+            f"for {size}"
+        )
     return {
         "image_size": size,
         "crop_ratio": ratio,
@@ -133,11 +153,18 @@ def _sides(value: Any, name: str) -> Size:
     elif isinstance(value, int):
         value = (value, value)  # of the old feature extractors, which squash to a square
     numbers = [value] if isinstance(value, int) else value
-    if not isinstance(numbers, (tuple, list)) or not all(isinstance(side, int) and side > 0 for side in numbers):
-        raise ValueError(f"`{name}` of a preprocessor config is a number, or height and width. Received: {value!r}")
+    if not isinstance(numbers, (tuple, list)) or not all(
+        isinstance(side, int) and side > 0 for side in numbers
+    ):
+        raise ValueError(
+            f"`{name}` of a preprocessor config is a number, or height and width. Received: "
+            f"{value!r}"
+        )
     return value if isinstance(value, int) else tuple(value)
 
 
 def _only(config: Mapping[str, Any], name: str, value: Any) -> None:
     if config.get(name, value) is not value:
-        raise ValueError(f"`{name}` of a preprocessor config must be {value}. Received: {config[name]!r}")
+        raise ValueError(
+            f"`{name}` of a preprocessor config must be {value}. Received: {config[name]!r}"
+        )

@@ -1,6 +1,7 @@
 """Distillation through attention: a student, a frozen teacher, and the step that joins them.
 
-Paper, section 4; facebookresearch/deit losses.py and engine.py. What training makes is `distiller.student`.
+Paper, section 4; facebookresearch/deit losses.py and engine.py. What training makes is
+`distiller.student`.
 """
 
 from typing import Literal
@@ -23,8 +24,9 @@ class Distiller(Trainer):
     """Trains a DeiT with `fit`, with or without a teacher.
 
     The class head learns the true labels, the distillation head the teacher's:
-    `(1 - alpha) * base + alpha * distillation`. A student without distillation token learns both with
-    its one head. With kind `none` the mean of the heads learns the true labels, as in plain `fit`.
+    `(1 - alpha) * base + alpha * distillation`. A student without distillation token learns both
+    with its one head. With kind `none` the mean of the heads learns the true labels, as in plain
+    `fit`.
 
     Args:
         student: From build_deit or create_model.
@@ -32,16 +34,17 @@ class Distiller(Trainer):
         kind: `hard` (the paper's), `soft` or `none`.
         alpha: Weight of the teacher's part, 0..1.
         temperature: Softmax temperature of `soft`, above 0.
-        normalization: Of `soft`: `batchmean`, or `numel` as the original (see losses.soft_distillation).
+        normalization: Of `soft`: `batchmean`, or `numel` as the original (see
+            losses.soft_distillation).
         label_smoothing: Spread over all classes of the true labels in training, never of the
             teacher's; leave it 0 where the data is smoothed already.
-        train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the labels, `both`
-            each head by itself.
+        train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the
+            labels, `both` each head by itself.
         mean: Mean of the student's normalisation, so that the teacher can undo it.
         std: Its standard deviation.
     Call arguments:
-        images: float32 [B, H, W, 3], normalised; in `fit` with labels int [B] or float [B, C], or with
-            `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
+        images: float32 [B, H, W, 3], normalised; in `fit` with labels int [B] or float [B, C], or
+            with `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
     Returns:
         float32 [B, C] logits of the student.
     Raises:
@@ -75,10 +78,15 @@ class Distiller(Trainer):
         names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in both.output)]
         names += ["distillation_loss", "teacher_agreement"] if kind != "none" else []
         super().__init__(student, names, **kwargs)
-        # Behind a lambda, or Keras would save the student a second time; the teacher is a plain object.
+        # Behind a lambda, or Keras would save the student a second time; the teacher is a plain
+        # object.
         self._heads = lambda images, training: both(images, training=training)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
-        self.normalization, self.label_smoothing, self.train_heads = normalization, label_smoothing, train_heads
+        self.normalization, self.label_smoothing, self.train_heads = (
+            normalization,
+            label_smoothing,
+            train_heads,
+        )
         self.mean, self.std = tuple(mean), tuple(std)
         self.teacher = teacher
 
@@ -123,7 +131,9 @@ class Distiller(Trainer):
         return type(self)(network, self.teacher, **self._settings())
 
     def _taught(self, images, labels):
-        """The true labels and the teacher's logits [B, C]: out of the batch where it holds them, else computed."""
+        """The true labels and the teacher's logits [B, C]: out of the batch where it holds them,
+        else computed.
+        """
         if isinstance(labels, dict):
             return labels["labels"], labels["teacher_logits"] if self.distils else None
         if not self.distils:
@@ -134,8 +144,8 @@ class Distiller(Trainer):
     def _require_teacher(self):
         if self.distils and self.teacher is None:
             raise ValueError(
-                f"Distiller(kind={self.kind!r}) has no teacher. Pass `teacher=Teacher(...)`, or set "
-                "`distiller.teacher` after loading, or choose kind='none'."
+                f"Distiller(kind={self.kind!r}) has no teacher. Pass `teacher=Teacher(...)`, or "
+                "set `distiller.teacher` after loading, or choose kind='none'."
             )
         if self.distils:
             self.teacher.check_frozen()
@@ -156,22 +166,37 @@ class Distiller(Trainer):
         if not self.distils and self.train_heads == "mean":
             return losses.cross_entropy(_mean_of_heads(logits), targets), None
         if not self.distils:
-            return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(logits), None
+            return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(
+                logits
+            ), None
         base = losses.cross_entropy(logits["cls"], targets)
         pupil = logits.get("dist", logits["cls"])
         if self.kind == "hard":
             return base, losses.hard_distillation(pupil, teacher_logits)
-        return base, losses.soft_distillation(pupil, teacher_logits, self.temperature, self.normalization)
+        return base, losses.soft_distillation(
+            pupil, teacher_logits, self.temperature, self.normalization
+        )
 
     def _total(self, base, distillation):
-        return base if distillation is None else (1 - self.alpha) * base + self.alpha * distillation  # [B]
+        return (
+            base if distillation is None else (1 - self.alpha) * base + self.alpha * distillation
+        )  # [B]
 
     def get_config(self):
         student = keras.saving.serialize_keras_object(self.student)
         return {"student": student, **self._settings(), "name": self.name}
 
     def _settings(self):
-        names = ("kind", "alpha", "temperature", "normalization", "label_smoothing", "train_heads", "mean", "std")
+        names = (
+            "kind",
+            "alpha",
+            "temperature",
+            "normalization",
+            "label_smoothing",
+            "train_heads",
+            "mean",
+            "std",
+        )
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -190,7 +215,9 @@ def _agree(logits, classes):
 
 def _check_choice(name, value, allowed):
     if value not in allowed:
-        raise ValueError(f"`{name}` is one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}")
+        raise ValueError(
+            f"`{name}` is one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}"
+        )
 
 
 def _check_range(name, value, fits, rule):

@@ -1,7 +1,9 @@
-"""What a teacher's labels hold for: the training stream and the teacher, as named facts that JSON holds.
+"""What a teacher's labels hold for: the training stream and the teacher, as named facts that JSON
+holds.
 
-Labels computed ahead are right for one stream of images and one teacher; whatever would change either stands here,
-so that a difference can be named. What changes the true labels alone, such as label smoothing, does not matter.
+Labels computed ahead are right for one stream of images and one teacher; whatever would change
+either stands here, so that a difference can be named. What changes the true labels alone, such as
+label smoothing, does not matter.
 """
 
 import hashlib
@@ -31,15 +33,20 @@ PROBED = 64  # images of the first batch
 PIXELS = "stream.pixels"
 # Another machine's float32 differs in its last bits, another augmentation in the first decimal.
 PIXEL_TOLERANCE = 5e-3
-TRUE_LABELS_ONLY = ("recipe", "label_smoothing")  # of the augmentation; a resolved recipe is but its values
+TRUE_LABELS_ONLY = (
+    "recipe",
+    "label_smoothing",
+)  # of the augmentation; a resolved recipe is but its values
 INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compared between makers
 
 
-def stream_facts(config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]) -> Facts:
+def stream_facts(
+    config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]
+) -> Facts:
     """What decides the images of every step, and of the held-out set.
 
-    Images are identified by their number, the class names, and `data.content`: of a folder the names and sizes of
-    its image files, else the bytes of the first 256 images of both splits.
+    Images are identified by their number, the class names, and `data.content`: of a folder the
+    names and sizes of its image files, else the bytes of the first 256 images of both splits.
 
     Args:
         config: The run.
@@ -48,14 +55,19 @@ def stream_facts(config: TrainConfig, sources: tuple[Source, Source], size: tupl
     """
     (training, held_out), data = sources, config.data
     folder = _folder(data.source)
-    augment = {k: v for k, v in asdict(config.augment.resolve()).items() if k not in TRUE_LABELS_ONLY}
+    augment = {
+        k: v for k, v in asdict(config.augment.resolve()).items() if k not in TRUE_LABELS_ONLY
+    }
     facts = {
         "data.source": "folder" if folder else [training.name, held_out.name],
         "data.content": _listing(folder) if folder else _sample(sources),
         "data.classes": training.class_names,
         "data.images": training.size,
         "data.held_out_images": held_out.size,
-        **{f"data.{name}": getattr(data, name) for name in ("batch_size", "mean", "std", "crop_ratio")},
+        **{
+            f"data.{name}": getattr(data, name)
+            for name in ("batch_size", "mean", "std", "crop_ratio")
+        },
         **{f"augment.{name}": value for name, value in augment.items()},
         "image_size": size,
         "seed": config.seed,
@@ -64,7 +76,8 @@ def stream_facts(config: TrainConfig, sources: tuple[Source, Source], size: tupl
 
 
 def first_batch(config: TrainConfig, source: Source, size: tuple[int, int]) -> Facts:
-    """The true label and the mean of all pixels of each of the first images as they come out, mixed and all.
+    """The true label and the mean of all pixels of each of the first images as they come out, mixed
+    and all.
 
     So another version of this code, or of a library, behind the same settings shows.
     """
@@ -78,7 +91,8 @@ def first_batch(config: TrainConfig, source: Source, size: tuple[int, int]) -> F
 
 
 def teacher_facts(teacher: Teacher, name: str) -> Facts:
-    """What decides a teacher's answers: its weights, what it does to the images, and the precision it runs in.
+    """What decides a teacher's answers: its weights, what it does to the images, and the precision
+    it runs in.
 
     Args:
         teacher: The teacher.
@@ -98,7 +112,9 @@ def teacher_facts(teacher: Teacher, name: str) -> Facts:
 
 
 def teacher_files(name: str) -> str | None:
-    """Checksum of the file of weights that `distill.teacher` names, without loading it; None where it is not here."""
+    """Checksum of the file of weights that `distill.teacher` names, without loading it; None where
+    it is not here.
+    """
     _, _, file = name.partition(":")
     path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
     if path is not None and path.is_dir():
@@ -111,7 +127,10 @@ def teacher_files(name: str) -> str | None:
 
 def software() -> dict[str, str]:
     """Versions of what makes the stream."""
-    return {name: importlib.metadata.version(name) for name in ("deit_tf", "tensorflow", "keras", "keras-cv")}
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("deit_tf", "tensorflow", "keras", "keras-cv")
+    }
 
 
 def identity(facts: Mapping[str, Any]) -> bytes:
@@ -120,7 +139,9 @@ def identity(facts: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).digest()
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], left_out: Sequence[str] = INFORMATION) -> list[str]:
+def differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], left_out: Sequence[str] = INFORMATION
+) -> list[str]:
     """Name what differs, one line for each: `key: then ..., now ...`.
 
     Args:
@@ -132,7 +153,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], left_out: Seque
     settings = [key for key in keys if not key.startswith("stream.")]
     # The first batch follows from the settings: it tells something only where they agree.
     pairs = {key: (then.get(key), now[key]) for key in settings or keys}
-    return [f"{key}: then {_short(old, new)}, now {_short(new, old)}" for key, (old, new) in pairs.items()]
+    return [
+        f"{key}: then {_short(old, new)}, now {_short(new, old)}"
+        for key, (old, new) in pairs.items()
+    ]
 
 
 def _same(key: str, then: Any, now: Any) -> bool:

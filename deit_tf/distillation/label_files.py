@@ -4,10 +4,11 @@
     epoch-0003.steps-000064-000128.labels      the answers at steps 64 to 127 of epoch 3
     held-out.steps-000000-000006.labels        those on the held-out images
 
-A file holds, little-endian, for hard labels the class of each image; for soft ones float16 [n, k + 1], the logarithms
-of the probabilities of the k likeliest classes and of all others together, then the k classes [n, k]. A class takes
-one byte where there are at most 256, two up to 65,536, else four. The last 32 bytes are the SHA-256 of what the labels
-hold for, the file's name and the bytes before.
+A file holds, little-endian, for hard labels the class of each image; for soft ones float16 [n, k +
+1], the logarithms of the probabilities of the k likeliest classes and of all others together, then
+the k classes [n, k]. A class takes one byte where there are at most 256, two up to 65,536, else
+four. The last 32 bytes are the SHA-256 of what the labels hold for, the file's name and the bytes
+before.
 """
 
 import hashlib
@@ -93,13 +94,17 @@ class Layout:
     def class_dtype(self) -> np.dtype:
         """The type that holds a class."""
         # int32, as TensorFlow decodes no uint32.
-        return np.dtype("u1" if self.classes <= 1 << 8 else "<u2" if self.classes <= 1 << 16 else "<i4")
+        return np.dtype(
+            "u1" if self.classes <= 1 << 8 else "<u2" if self.classes <= 1 << 16 else "<i4"
+        )
 
     @property
     def image_bytes(self) -> int:
         """Bytes per image."""
         size = self.class_dtype.itemsize
-        return self.top_k * size + (self.top_k + 1) * LOG_PROBABILITY.itemsize if self.top_k else size
+        return (
+            self.top_k * size + (self.top_k + 1) * LOG_PROBABILITY.itemsize if self.top_k else size
+        )
 
     def training_units(self, epochs: Iterable[int]) -> list[Unit]:
         """The files of these epochs, in the order of their steps."""
@@ -148,7 +153,9 @@ class Layout:
         except FileNotFoundError:
             return "missing"
         payload, checksum = content[:-CHECKSUM], content[-CHECKSUM:]
-        whole = len(payload) == self.count(unit) * self.image_bytes and checksum == self._checksum(unit, payload)
+        whole = len(payload) == self.count(unit) * self.image_bytes and checksum == self._checksum(
+            unit, payload
+        )
         return None if whole else "damaged"
 
     def _cut(self, epoch: int | None, steps: int) -> list[Unit]:
@@ -168,16 +175,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no teacher's labels. Make them with `deit-tf label`.")
+        raise FileNotFoundError(
+            f"{folder} holds no teacher's labels. Make them with `deit-tf label`."
+        )
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}. Make the labels anew in another folder.") from error
+        raise ValueError(
+            f"{file} is damaged: {error}. Make the labels anew in another folder."
+        ) from error
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write manifest.json, one fact per line."""
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items())
+    lines = ",\n".join(
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()
+    )
     write_whole(folder / MANIFEST, f"{{\n{lines}\n}}\n".encode())
 
 

@@ -1,7 +1,8 @@
 """Run a teacher ahead of training and keep its answers (label_files.py), in shards, resumably.
 
-Augmentation is a pure function of (seed, epoch, index), so the images of every step are known beforehand, and with
-them what the teacher says. One pass serves every student that trains on the same stream.
+Augmentation is a pure function of (seed, epoch, index), so the images of every step are known
+beforehand, and with them what the teacher says. One pass serves every student that trains on the
+same stream.
 """
 
 import itertools
@@ -20,33 +21,45 @@ from rich.progress import track
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
 from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
-from deit_tf.distillation.label_files import FILE_IMAGES, Layout, Unit, read_manifest, write_manifest
+from deit_tf.distillation.label_files import (
+    FILE_IMAGES,
+    Layout,
+    Unit,
+    read_manifest,
+    write_manifest,
+)
 from deit_tf.distillation.teacher import Teacher, load_teacher
 from deit_tf.distillation.teacher_labels import refuse_differences, run_facts, student_size
 
 log = logging.getLogger(__name__)
 
-Answers = tuple[np.ndarray, np.ndarray | None]  # classes [B] or [B, k]; log-probabilities [B, k + 1]
+Answers = tuple[
+    np.ndarray, np.ndarray | None
+]  # classes [B] or [B, k]; log-probabilities [B, k + 1]
 
 
-def make_labels(config: TrainConfig, folder: str | Path, epochs: range, shard: tuple[int, int] = (1, 1)) -> Path:
+def make_labels(
+    config: TrainConfig, folder: str | Path, epochs: range, shard: tuple[int, int] = (1, 1)
+) -> Path:
     """Run the teacher over the training stream and the held-out images, and keep its answers.
 
-    It runs as it would in training: in `config.precision` where it is built here, and with deterministic kernels if
-    `config.deterministic`, which holds for the whole process. What is there already is checked and not made again, so
-    a stopped command is run again to go on. The files do not depend on the number of shards.
+    It runs as it would in training: in `config.precision` where it is built here, and with
+    deterministic kernels if `config.deterministic`, which holds for the whole process. What is
+    there already is checked and not made again, so a stopped command is run again to go on. The
+    files do not depend on the number of shards.
 
     Args:
-        config: The run whose stream is labelled, with `distill.teacher`; `distill.top_k` logits are kept of each
-            answer, or its class alone where that is 0.
-        folder: Where to put the files; those of other epochs may lie there, made for the same stream.
+        config: The run whose stream is labelled, with `distill.teacher`; `distill.top_k` logits are
+            kept of each answer, or its class alone where that is 0.
+        folder: Where to put the files; those of other epochs may lie there, made for the same
+            stream.
         epochs: The epochs, counted from 0.
         shard: Which share of the work this is, and of how many: (1, 4) to (4, 4).
     Returns:
         The folder.
     Raises:
-        ValueError: If the config has no teacher or makes no sense with it, or if the folder holds labels of
-            another stream or teacher; what differs is named.
+        ValueError: If the config has no teacher or makes no sense with it, or if the folder holds
+            labels of another stream or teacher; what differs is named.
         FileNotFoundError: If the config names what is not there.
         ImportError: If the teacher needs a library that is not installed, such as keras-hub.
     """
@@ -65,9 +78,13 @@ def make_labels(config: TrainConfig, folder: str | Path, epochs: range, shard: t
     wanted = [unit for unit in units[first:last] if _is_wanted(folder, layout, unit)]
     log.info("%d files of %d to make in %s", len(wanted), last - first, folder)
     steps = sum(unit.stop - unit.start for unit in wanted)
-    answers = iter(track(_answers(wanted, layout, teacher, config, sources), "Labeling", steps, transient=True))
+    answers = iter(
+        track(_answers(wanted, layout, teacher, config, sources), "Labeling", steps, transient=True)
+    )
     for unit in wanted:
-        classes, log_probabilities = zip(*itertools.islice(answers, unit.stop - unit.start), strict=True)
+        classes, log_probabilities = zip(
+            *itertools.islice(answers, unit.stop - unit.start), strict=True
+        )
         soft = np.concatenate(log_probabilities) if layout.top_k else None
         layout.write(folder, unit, layout.pack(np.concatenate(classes), soft))
     return folder
@@ -77,13 +94,18 @@ def _check_making(config: TrainConfig, epochs: range, shard: tuple[int, int]) ->
     distill = config.distill
     if config.task != "classify" or distill.kind == "none" or distill.teacher is None:
         raise ValueError(
-            "Labels are a teacher's: `task` is classify, `distill.kind` hard or soft, and `distill.teacher` set. "
-            f"Received: {config.task}, {distill.kind}, {distill.teacher}"
+            "Labels are a teacher's: `task` is classify, `distill.kind` hard or soft, and "
+            f"`distill.teacher` set. Received: {config.task}, {distill.kind}, {distill.teacher}"
         )
     if distill.kind == "soft" and not distill.top_k:
-        raise ValueError("`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. Received: 0")
+        raise ValueError(
+            "`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. "
+            "Received: 0"
+        )
     if not len(epochs) or epochs.start < 0 or epochs.step != 1:
-        raise ValueError(f"`epochs` are A:B with 0 <= A < B. Received: {epochs.start}:{epochs.stop}")
+        raise ValueError(
+            f"`epochs` are A:B with 0 <= A < B. Received: {epochs.start}:{epochs.stop}"
+        )
     if not 1 <= shard[0] <= shard[1]:
         raise ValueError(f"`shard` is I/N with 1 <= I <= N. Received: {shard[0]}/{shard[1]}")
 
@@ -99,16 +121,18 @@ def _precision(policy: str) -> Iterator[None]:
 
 
 def _check_answers(teacher: Teacher, classes: int, top_k: int) -> None:
-    answers = teacher.model.output_shape[-1] if teacher.class_order is None else len(teacher.class_order)
+    answers = (
+        teacher.model.output_shape[-1] if teacher.class_order is None else len(teacher.class_order)
+    )
     if answers != classes:
         raise ValueError(
-            f"Teacher {teacher.name!r} has {answers} classes and the data {classes}. Train a teacher on the same "
-            "classes with `deit-tf train-teacher`."
+            f"Teacher {teacher.name!r} has {answers} classes and the data {classes}. Train a "
+            "teacher on the same classes with `deit-tf train-teacher`."
         )
     if not 0 <= top_k < classes:
         raise ValueError(
-            f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, {classes - 1} the whole "
-            f"distribution. Received: {top_k}"
+            f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, "
+            f"{classes - 1} the whole distribution. Received: {top_k}"
         )
 
 
@@ -132,7 +156,11 @@ def _is_wanted(folder: Path, layout: Layout, unit: Unit) -> bool:
 
 
 def _answers(
-    units: Iterable[Unit], layout: Layout, teacher: Teacher, config: TrainConfig, sources: tuple[Source, Source]
+    units: Iterable[Unit],
+    layout: Layout,
+    teacher: Teacher,
+    config: TrainConfig,
+    sources: tuple[Source, Source],
 ) -> Iterator[Answers]:
     """The answers at every step of these files, in their order."""
     answer = _answerer(teacher, config, layout.top_k)
@@ -145,7 +173,10 @@ def _runs(units: Iterable[Unit], layout: Layout) -> Iterator[list[Unit]]:
     """Neighbors together, so that one stream serves them all."""
     run: list[Unit] = []
     for unit in units:
-        if run and (run[-1].epoch is None, layout.span(run[-1])[1]) != (unit.epoch is None, layout.span(unit)[0]):
+        if run and (run[-1].epoch is None, layout.span(run[-1])[1]) != (
+            unit.epoch is None,
+            layout.span(unit)[0],
+        ):
             yield run
             run = []
         run.append(unit)
@@ -154,7 +185,12 @@ def _runs(units: Iterable[Unit], layout: Layout) -> Iterator[list[Unit]]:
 
 
 def _batches(
-    first: int, stop: int, held_out: bool, config: TrainConfig, sources: tuple[Source, Source], layout: Layout
+    first: int,
+    stop: int,
+    held_out: bool,
+    config: TrainConfig,
+    sources: tuple[Source, Source],
+    layout: Layout,
 ) -> tf.data.Dataset:
     """The images of steps first to stop - 1, as the student will see them."""
     data, size = config.data, student_size(config)
@@ -164,7 +200,9 @@ def _batches(
         processor = ImageProcessor(size, data.crop_ratio, data.mean, data.std)
         return eval_dataset(part, data, processor).map(lambda images, labels: images)
     epochs = -(-stop // layout.steps)
-    batches = train_dataset(sources[0], data, config.augment, size, epochs=epochs, seed=config.seed, first_step=first)
+    batches = train_dataset(
+        sources[0], data, config.augment, size, epochs=epochs, seed=config.seed, first_step=first
+    )
     return batches.map(lambda images, labels: images).take(stop - first)
 
 
@@ -181,7 +219,8 @@ def _answerer(teacher: Teacher, config: TrainConfig, top_k: int) -> Callable[[tf
         finite, classes, *log_probabilities = run(images)
         if not finite:
             raise ValueError(
-                f"Teacher {teacher.name!r} gives numbers that are not finite. Check its weights and precision."
+                f"Teacher {teacher.name!r} gives numbers that are not finite. Check its weights "
+                "and precision."
             )
         return classes.numpy(), log_probabilities[0].numpy() if log_probabilities else None
 
@@ -189,10 +228,16 @@ def _answerer(teacher: Teacher, config: TrainConfig, top_k: int) -> Callable[[tf
 
 
 def _likeliest(logits: tf.Tensor, top_k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The likeliest classes [B, k], and the logarithms of their probabilities and of the rest's [B, k + 1]."""
+    """The likeliest classes [B, k], and the logarithms of their probabilities and of the rest's [B,
+    k + 1].
+    """
     log_probabilities = tf.nn.log_softmax(logits)  # [B, C]
     _, classes = tf.math.top_k(logits, top_k)
     kept = tf.gather(log_probabilities, classes, batch_dims=1)
-    is_kept = tf.reduce_any(tf.one_hot(classes, logits.shape[-1], True, False, dtype=tf.bool), axis=1)  # [B, C]
-    rest = tf.reduce_logsumexp(tf.where(is_kept, -np.inf, log_probabilities), axis=-1, keepdims=True)
+    is_kept = tf.reduce_any(
+        tf.one_hot(classes, logits.shape[-1], True, False, dtype=tf.bool), axis=1
+    )  # [B, C]
+    rest = tf.reduce_logsumexp(
+        tf.where(is_kept, -np.inf, log_probabilities), axis=-1, keepdims=True
+    )
     return classes, tf.concat([kept, rest], axis=-1)

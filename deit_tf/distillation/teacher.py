@@ -1,4 +1,5 @@
-"""A frozen network that labels the student's batch, in its own normalisation, resolution and class order.
+"""A frozen network that labels the student's batch, in its own normalisation, resolution and class
+order.
 
 Paper, section 4: the teacher is a convnet and sees exactly the images that the student sees.
 """
@@ -33,7 +34,8 @@ class Teacher:
         class_order: For each class of the student the index of the teacher's output that means it;
             by default the order is the same.
         from_logits: Whether `model` gives logits; otherwise probabilities.
-        bgr: Whether it takes the channels as blue, green, red (the Caffe networks of keras.applications).
+        bgr: Whether it takes the channels as blue, green, red (the Caffe networks of
+            keras.applications).
         name: Name in error messages; by default the model's.
     Raises:
         ValueError: If `model` has trainable weights.
@@ -62,8 +64,9 @@ class Teacher:
         """Raise a ValueError if the network has trainable weights."""
         if self.model.trainable_variables:
             raise ValueError(
-                f"Teacher {self.name!r} has {len(self.model.trainable_variables)} trainable weights, and a teacher "
-                "is frozen. Set `model.trainable = False` on the model you pass."
+                f"Teacher {self.name!r} has {len(self.model.trainable_variables)} trainable "
+                "weights, and a teacher is frozen. Set `model.trainable = False` on the model "
+                "you pass."
             )
 
     def logits(self, images: tf.Tensor, mean: Triple, std: Triple) -> tf.Tensor:
@@ -96,14 +99,18 @@ class Teacher:
             _check_order(self.name, self.class_order, classes, outputs)
         elif outputs != classes:
             raise ValueError(
-                f"Teacher {self.name!r} has {outputs} classes and the student {classes}. Train a teacher on the same "
-                "classes (`deit-tf train-teacher`), or pass `class_order` to pick the student's among the teacher's."
+                f"Teacher {self.name!r} has {outputs} classes and the student {classes}. Train "
+                "a teacher on the same classes (`deit-tf train-teacher`), or pass "
+                "`class_order` to pick the student's among the teacher's."
             )
-        noise = np.random.default_rng(0).normal(size=(2, *student.input_shape[1:])).astype("float32")
+        noise = (
+            np.random.default_rng(0).normal(size=(2, *student.input_shape[1:])).astype("float32")
+        )
         logits = self.logits(tf.constant(noise), IMAGENET_MEAN, IMAGENET_STD)
         if not np.isfinite(logits).all():
             raise ValueError(
-                f"Teacher {self.name!r} gives numbers that are not finite. Check its weights and precision."
+                f"Teacher {self.name!r} gives numbers that are not finite. Check its weights "
+                "and precision."
             )
 
     def _adapt(self, images: tf.Tensor, mean: Triple, std: Triple) -> tf.Tensor:
@@ -156,8 +163,11 @@ def application(name: str) -> tuple[type, dict]:
     return getattr(keras.applications, name), _PREPROCESSING[family]
 
 
-def application_teacher(name: str, weights: str | None = "imagenet", classes: int = 1000) -> Teacher:
-    """Take a network of keras.applications as teacher, in the preprocessing that it was trained with.
+def application_teacher(
+    name: str, weights: str | None = "imagenet", classes: int = 1000
+) -> Teacher:
+    """Take a network of keras.applications as teacher, in the preprocessing that it was trained
+    with.
 
     Args:
         name: Such as `ResNet50`.
@@ -179,18 +189,22 @@ def keras_hub_teacher(preset: str) -> Teacher:
         preset: Such as `resnet_50_imagenet`; a folder or `hf://` name that keras-hub takes as well.
     Raises:
         ImportError: Where keras-hub is not installed.
-        ValueError: If the preset tells no preprocessing, without which its answers would be wrong in silence.
+        ValueError: If the preset tells no preprocessing, without which its answers would be wrong
+            in silence.
     """
     try:
         import keras_hub
     except ImportError as error:
         raise ImportError(
-            f"Teacher 'keras-hub:{preset}' needs keras-hub, which is not installed: `pip install keras-hub`."
+            f"Teacher 'keras-hub:{preset}' needs keras-hub, which is not installed: `pip "
+            "install keras-hub`."
         ) from error
     model = keras_hub.models.ImageClassifier.from_preset(preset)
     converter = getattr(model.preprocessor, "image_converter", None)
     if converter is None:
-        raise ValueError(f"Teacher 'keras-hub:{preset}' has no image converter, so its normalization is unknown.")
+        raise ValueError(
+            f"Teacher 'keras-hub:{preset}' has no image converter, so its normalization is unknown."
+        )
     # The converter maps pixels 0..255 to scale * pixel + offset, per channel or for all.
     scale = np.broadcast_to(1.0 if converter.scale is None else np.ravel(converter.scale), 3)
     offset = np.broadcast_to(0.0 if converter.offset is None else np.ravel(converter.offset), 3)
@@ -229,24 +243,34 @@ def load_teacher(name: str, labels: tuple[str, ...]) -> Teacher:
     mean, std = run.processor.mean, run.processor.std
     if run.config is None and is_keras(source):
         log.warning(
-            "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed.", name, mean, std
+            "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed.",
+            name,
+            mean,
+            std,
         )
     order = None
     if run.labels:
         try:
             order = class_order(labels, run.labels, run.model.output_shape[-1])
         except ValueError as error:
-            raise ValueError(f"Teacher {name!r} does not know the student's classes. {error}") from error
+            raise ValueError(
+                f"Teacher {name!r} does not know the student's classes. {error}"
+            ) from error
     logits = not gives_probabilities(run.model)
     return Teacher(run.model, mean=mean, std=std, class_order=order, from_logits=logits, name=name)
 
 
 def gives_probabilities(model: keras.Model) -> bool:
-    """Whether a classifier ends in a softmax, by its last layer or operation, that of a model within it included."""
+    """Whether a classifier ends in a softmax, by its last layer or operation, that of a model
+    within it included.
+    """
     last = model
     while isinstance(last, keras.Model):
         last = [None, *getattr(last, "operations", last.layers)][-1]
-    return type(last).__name__ == "Softmax" or getattr(last, "activation", None) is keras.activations.softmax
+    return (
+        type(last).__name__ == "Softmax"
+        or getattr(last, "activation", None) is keras.activations.softmax
+    )
 
 
 def build_teacher(
@@ -272,22 +296,30 @@ def build_teacher(
     """
     if config.name in RESNET:
         if config.weights:
-            raise ValueError(f"`teacher.weights` must be null for {config.name}, of which none are published.")
+            raise ValueError(
+                f"`teacher.weights` must be null for {config.name}, of which none are published."
+            )
         return create_resnet(config.name, num_classes=num_classes, image_size=image_size)
     if not config.name.startswith("keras:"):
-        return create_regnety(config.name, num_classes=num_classes, image_size=image_size, weights=config.weights)
+        return create_regnety(
+            config.name, num_classes=num_classes, image_size=image_size, weights=config.weights
+        )
     constructor, wanted = application(config.name.removeprefix("keras:"))
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = keras.Input((height, width, 3), name="image")
     scale, offset = _renormalization(mean, std, wanted["mean"], wanted["std"])
     x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="renormalize")(image)
     x = x[..., ::-1] if wanted.get("bgr") else x
-    trunk = constructor(include_top=False, weights=config.weights, pooling="avg", input_shape=(height, width, 3))
+    trunk = constructor(
+        include_top=False, weights=config.weights, pooling="avg", input_shape=(height, width, 3)
+    )
     logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(trunk(x))
     return keras.Model(image, logits, name=config.name.removeprefix("keras:"))
 
 
-def _renormalization(mean: Triple, std: Triple, new_mean: Triple, new_std: Triple) -> tuple[np.ndarray, np.ndarray]:
+def _renormalization(
+    mean: Triple, std: Triple, new_mean: Triple, new_std: Triple
+) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset, float32 [3] each, from one normalisation to another."""
     scale = np.divide(std, new_std)
     offset = np.subtract(mean, new_mean) / new_std
@@ -302,6 +334,6 @@ def _declared_size(model: keras.Model) -> tuple[int, int] | None:
 def _check_order(name: str, order: list[int], classes: int, outputs: int) -> None:
     if len(order) != classes or not all(0 <= index < outputs for index in order):
         raise ValueError(
-            f"`class_order` of teacher {name!r} needs {classes} numbers from 0 to {outputs - 1}, one per class of the "
-            f"student. Received {len(order)}: {order[:10]}"
+            f"`class_order` of teacher {name!r} needs {classes} numbers from 0 to "
+            f"{outputs - 1}, one per class of the student. Received {len(order)}: {order[:10]}"
         )

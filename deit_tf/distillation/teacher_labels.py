@@ -1,6 +1,7 @@
 """A teacher's labels that were computed ahead (make_labels.py), read in place of running it.
 
-They are checked against the run that wants them, and against their checksums, before the first step.
+They are checked against the run that wants them, and against their checksums, before the first
+step.
 """
 
 import logging
@@ -15,7 +16,13 @@ import tensorflow as tf
 from deit_tf.config import Size, TrainConfig
 from deit_tf.data import Source
 from deit_tf.data.preprocess import height_width
-from deit_tf.distillation.fingerprint import differences, first_batch, software, stream_facts, teacher_files
+from deit_tf.distillation.fingerprint import (
+    differences,
+    first_batch,
+    software,
+    stream_facts,
+    teacher_files,
+)
 from deit_tf.distillation.label_files import CHECKSUM, LOG_PROBABILITY, Layout, Unit, read_manifest
 from deit_tf.models import VARIANTS
 
@@ -49,37 +56,50 @@ class Cache:
             batches: `(images, labels)` or `(images, labels, weight)`.
             first_step: The step of the whole training that the first of them belongs to.
         Returns:
-            The same batches with `{"labels": float32 [B, C], "teacher_logits": float32 [B, C]}` for labels. Hard
-            labels become one-hot rows. Soft ones become logarithms of probabilities: of the k kept classes
-            as the teacher had them, within the rounding of float16, of the others an equal share of the rest.
+            The same batches with `{"labels": float32 [B, C], "teacher_logits": float32 [B, C]}` for
+            labels. Hard labels become one-hot rows. Soft ones become logarithms of probabilities:
+            of the k kept classes as the teacher had them, within the rounding of float16, of the
+            others an equal share of the rest.
         Raises:
             ValueError: If `batches` do not last from that step to the end of the training.
         """
         left = self.epochs * self.layout.steps - first_step
         count = int(batches.cardinality())
-        if count >= 0 and count != left:  # labels out of step with their images would teach nonsense in silence
+        if (
+            count >= 0 and count != left
+        ):  # labels out of step with their images would teach nonsense in silence
             raise ValueError(
-                f"`batches` has one batch for each of the {left} steps from `first_step` {first_step} to the end of "
-                f"{self.epochs} epochs; pass `train_dataset` the same `first_step`. Received: {count} batches"
+                f"`batches` has one batch for each of the {left} steps from `first_step` "
+                f"{first_step} to the end of {self.epochs} epochs; pass `train_dataset` the "
+                f"same `first_step`. Received: {count} batches"
             )
-        joined = tf.data.Dataset.zip(batches, self._steps(first_step)).map(self._join).prefetch(tf.data.AUTOTUNE)
+        joined = (
+            tf.data.Dataset.zip(batches, self._steps(first_step))
+            .map(self._join)
+            .prefetch(tf.data.AUTOTUNE)
+        )
         return joined if count < 0 else joined.apply(tf.data.experimental.assert_cardinality(count))
 
     def attach_held_out(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         """Add the teacher's logits to the batches of `eval_dataset`.
 
         Args:
-            batches: All held-out images in their order, in batches of any size, `(images, labels)` with a
-                weight or without; the last may be padded. The labels may be whole numbers.
+            batches: All held-out images in their order, in batches of any size, `(images, labels)`
+                with a weight or without; the last may be padded. The labels may be whole numbers.
         Returns:
             The same batches with the dict of `attach` for labels.
         """
-        files = [self._read(tf.constant(str(self.folder / unit.name))) for unit in self.layout.held_out_units()]
+        files = [
+            self._read(tf.constant(str(self.folder / unit.name)))
+            for unit in self.layout.held_out_units()
+        ]
         answers = [tf.concat(parts, axis=0) for parts in zip(*files, strict=True)]  # [n, ...] each
 
         def add(start, batch):
             size = tf.shape(batch[0])[0]
-            rows = tf.minimum(start + tf.range(size), self.layout.held_out - 1)  # a padded row has any answer
+            rows = tf.minimum(
+                start + tf.range(size), self.layout.held_out - 1
+            )  # a padded row has any answer
             return start + size, self._join(batch, [tf.gather(answer, rows) for answer in answers])
 
         return batches.scan(tf.constant(0), add).prefetch(tf.data.AUTOTUNE)
@@ -88,17 +108,23 @@ class Cache:
         """The answers of each step, [B, ...] each."""
         units = self.layout.units_from(first_step, self.epochs)
         skipped = first_step - self.layout.span(units[0])[0] if units else 0
-        files = tf.data.Dataset.from_tensor_slices(tf.constant([str(self.folder / u.name) for u in units], tf.string))
+        files = tf.data.Dataset.from_tensor_slices(
+            tf.constant([str(self.folder / u.name) for u in units], tf.string)
+        )
 
         def steps_of(file):
             answers = self._read(file)
-            batches = [tf.reshape(part, (-1, self.layout.batch_size, *part.shape[1:])) for part in answers]
+            batches = [
+                tf.reshape(part, (-1, self.layout.batch_size, *part.shape[1:])) for part in answers
+            ]
             return tf.data.Dataset.from_tensor_slices(tuple(batches))
 
         return files.flat_map(steps_of).skip(skipped).prefetch(tf.data.AUTOTUNE)
 
     def _read(self, file: tf.Tensor) -> list[tf.Tensor]:
-        """The classes of a file, [n]; or the log-probabilities [n, k + 1] and the classes [n, k]."""
+        """The classes of a file, [n]; or the log-probabilities [n, k + 1] and the classes [n,
+        k].
+        """
         layout, content = self.layout, tf.io.read_file(file)
         count = (tf.strings.length(content) - CHECKSUM) // layout.image_bytes
         widths = [(layout.top_k + 1, LOG_PROBABILITY), (layout.top_k, layout.class_dtype)]
@@ -116,7 +142,11 @@ class Cache:
         if self.layout.top_k and self.hard:
             classes = classes[:, 0]
         count = self.layout.classes
-        logits = tf.one_hot(classes, count) if classes.shape.rank == 1 else _spread(answers[0], classes, count)
+        logits = (
+            tf.one_hot(classes, count)
+            if classes.shape.rank == 1
+            else _spread(answers[0], classes, count)
+        )
         true = tf.one_hot(labels, count) if labels.dtype.is_integer else tf.cast(labels, tf.float32)
         return images, {"labels": true, "teacher_logits": logits}, *weight
 
@@ -128,24 +158,30 @@ def open_cache(
     image_size: Size | None = None,
     first_step: int = 0,
 ) -> Cache:
-    """Open labels that `make_labels` made, for a run that trains on the same stream; no teacher is loaded.
+    """Open labels that `make_labels` made, for a run that trains on the same stream; no teacher is
+    loaded.
 
-    Everything that decides the images is compared. So is the teacher, where `distill.teacher` is set: by the
-    checksum of its files, if they are here; by its name, if it is `hf://`, `keras:` or `keras-hub:`. With
-    `distill.teacher` null the labels are taken from whichever teacher they came from.
+    Everything that decides the images is compared. So is the teacher, where `distill.teacher` is
+    set: by the checksum of its files, if they are here; by its name, if it is `hf://`, `keras:` or
+    `keras-hub:`. With `distill.teacher` null the labels are taken from whichever teacher they came
+    from.
 
     Args:
         folder: Where they lie.
         config: The run; labels of its epochs must be there, and of the held-out images.
         sources: Its images to train on and those held out.
-        image_size: Height and width of the student's images in pixels, or one number; by default as `config` says.
+        image_size: Height and width of the student's images in pixels, or one number; by default as
+            `config` says.
         first_step: Labels of steps before this one may be missing.
     Raises:
         FileNotFoundError: If there are no labels.
-        ValueError: If they were made for another stream or teacher, which it names; if some are missing or damaged,
-            which it names; if soft labels are wanted and these are hard.
+        ValueError: If they were made for another stream or teacher, which it names; if some are
+            missing or damaged, which it names; if soft labels are wanted and these are hard.
     """
-    folder, size = Path(folder), student_size(config) if image_size is None else height_width(image_size)
+    folder, size = (
+        Path(folder),
+        student_size(config) if image_size is None else height_width(image_size),
+    )
     then = read_manifest(folder)
     now = run_facts(config, sources, size)
     if config.distill.top_k == 0:
@@ -154,13 +190,21 @@ def open_cache(
     layout, hard = Layout.of(then), config.distill.kind == "hard"
     if not hard and layout.top_k == 0:
         raise ValueError(
-            f"`distill.kind` {config.distill.kind!r} needs probabilities, and {folder} holds hard labels. Make others "
-            "with `deit-tf label --distill.top_k 10` in another folder, or set `distill.kind` to hard."
+            f"`distill.kind` {config.distill.kind!r} needs probabilities, and {folder} holds "
+            "hard labels. Make others with `deit-tf label --distill.top_k 10` in another "
+            "folder, or set `distill.kind` to hard."
         )
     _refuse_incomplete(folder, layout, config.epochs, first_step)
-    refuse_differences(folder, then, first_batch(config, sources[0], size))  # last, as it takes longest
+    refuse_differences(
+        folder, then, first_batch(config, sources[0], size)
+    )  # last, as it takes longest
     if then["software"] != software():
-        log.warning("%s was made with %s, not %s; the first batch is alike.", folder, then["software"], software())
+        log.warning(
+            "%s was made with %s, not %s; the first batch is alike.",
+            folder,
+            then["software"],
+            software(),
+        )
     log.info("Labels of teacher %s from %s: no teacher is run.", then["teacher.name"], folder)
     return Cache(folder, layout, hard, config.epochs)
 
@@ -172,13 +216,23 @@ def student_size(config: TrainConfig) -> tuple[int, int]:
         ValueError: If there is no model of that name.
     """
     if config.model.image_size is None and config.model.name not in VARIANTS:
-        raise ValueError(f"`model.name` is one of {', '.join(VARIANTS)}. Received: {config.model.name!r}")
+        raise ValueError(
+            f"`model.name` is one of {', '.join(VARIANTS)}. Received: {config.model.name!r}"
+        )
     return height_width(config.model.image_size or VARIANTS[config.model.name].image_size)
 
 
-def run_facts(config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]) -> dict[str, Any]:
-    """What labels must hold for, but for the teacher and the first batch; `size` is that of the student's images."""
-    return {"format": FORMAT, "distill.top_k": config.distill.top_k, **stream_facts(config, sources, size)}
+def run_facts(
+    config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]
+) -> dict[str, Any]:
+    """What labels must hold for, but for the teacher and the first batch; `size` is that of the
+    student's images.
+    """
+    return {
+        "format": FORMAT,
+        "distill.top_k": config.distill.top_k,
+        **stream_facts(config, sources, size),
+    }
 
 
 def _teacher_here(name: str | None) -> dict[str, Any]:
@@ -190,12 +244,17 @@ def _teacher_here(name: str | None) -> dict[str, Any]:
     return {"teacher.name": name} if name.startswith(("hf://", "keras:", "keras-hub:")) else {}
 
 
-def refuse_differences(folder: Path, then: Mapping, now: Mapping, left_out: Sequence[str] = ()) -> None:
-    """Raise a ValueError that names what labels in `folder` were made for and what they are wanted for."""
+def refuse_differences(
+    folder: Path, then: Mapping, now: Mapping, left_out: Sequence[str] = ()
+) -> None:
+    """Raise a ValueError that names what labels in `folder` were made for and what they are wanted
+    for.
+    """
     if lines := differences(then, now, left_out):
         raise ValueError(
             "\n  ".join([f"The labels in {folder} were made for something else:", *lines])
-            + "\nTake the settings back, or make labels for these with `deit-tf label` in another folder."
+            + "\nTake the settings back, or make labels for these with `deit-tf label` in "
+            "another folder."
         )
 
 
@@ -205,13 +264,14 @@ def _refuse_incomplete(folder: Path, layout: Layout, epochs: int, first_step: in
     flaws = {unit: layout.flaw(folder, unit) for unit in units}
     if damaged := [str(folder / unit.name) for unit, flaw in flaws.items() if flaw == "damaged"]:
         raise ValueError(
-            f"Damaged, as the checksum tells: {', '.join(damaged[:NAMED])}{', ...' * (len(damaged) > NAMED)}. "
-            "Run the same `deit-tf label` again: it makes them anew."
+            "Damaged, as the checksum tells: "
+            f"{', '.join(damaged[:NAMED])}{', ...' * (len(damaged) > NAMED)}. Run the same "
+            "`deit-tf label` again: it makes them anew."
         )
     if missing := [unit for unit, flaw in flaws.items() if flaw == "missing"]:
         raise ValueError(
-            f"{folder} lacks the labels of {_told(missing, layout)}. Make them with `deit-tf label --epochs A:B`; "
-            "what is there stays."
+            f"{folder} lacks the labels of {_told(missing, layout)}. Make them with `deit-tf "
+            "label --epochs A:B`; what is there stays."
         )
 
 
@@ -221,17 +281,25 @@ def _told(units: Sequence[Unit], layout: Layout) -> str:
     for unit in units:
         parts.setdefault(unit.epoch, []).append(unit)
     held_out = parts.pop(None, None)
-    whole = [epoch for epoch, each in parts.items() if sum(u.stop - u.start for u in each) == layout.steps]
+    whole = [
+        epoch
+        for epoch, each in parts.items()
+        if sum(u.stop - u.start for u in each) == layout.steps
+    ]
     starts = [epoch for epoch in whole if epoch - 1 not in whole]
     ends = [epoch for epoch in whole if epoch + 1 not in whole]
-    told = [f"epochs {a} to {b}" if a < b else f"epoch {a}" for a, b in zip(starts, ends, strict=True)]
+    told = [
+        f"epochs {a} to {b}" if a < b else f"epoch {a}" for a, b in zip(starts, ends, strict=True)
+    ]
     torn = [unit for epoch, each in parts.items() if epoch not in whole for unit in each]
     told += [f"epoch {unit.epoch} (steps {unit.start} to {unit.stop - 1})" for unit in torn]
     return ", ".join([*told, "the held-out images"] if held_out else told)
 
 
 def _spread(log_probabilities: tf.Tensor, classes: tf.Tensor, count: int) -> tf.Tensor:
-    """Rows [B, count] of log-probabilities [B, k + 1] for `classes` [B, k], the last for all other classes together."""
+    """Rows [B, count] of log-probabilities [B, k + 1] for `classes` [B, k], the last for all other
+    classes together.
+    """
     kept = tf.cast(log_probabilities, tf.float32)
     top_k = classes.shape[-1]
     each = kept[:, top_k:] - math.log(count - top_k)  # [B, 1]

@@ -1,6 +1,7 @@
 """Accuracy of a model in any of its forms, under a named protocol, on the same images.
 
-Protocols: deit_tf/data/preprocess.py. ImageNet-V2 (Recht et al. 2019) comes as class folders 0 to 999.
+Protocols: deit_tf/data/preprocess.py. ImageNet-V2 (Recht et al. 2019) comes as class folders 0 to
+    999.
 """
 
 import csv
@@ -44,43 +45,57 @@ def evaluate(
     """Count how often the true class is the top one, and among the top five.
 
     Args:
-        path: A run directory, a .keras file, weights of another library (a file, a folder or hf://ORGANIZATION/NAME),
-            a SavedModel directory or a .tflite file.
+        path: A run directory, a .keras file, weights of another library (a file, a folder or
+            hf://ORGANIZATION/NAME), a SavedModel directory or a .tflite file.
         run: The run whose data, image processor and labels to use; by default the one that `path`
             lies in.
-        source: Other images, named as `data.source`; of a folder without `train/` and `val/` all. Class folders
-            named by wnid, or 0 to 999 as those of ImageNet-V2, are brought into the model's order.
+        source: Other images, named as `data.source`; of a folder without `train/` and `val/` all.
+            Class folders named by wnid, or 0 to 999 as those of ImageNet-V2, are brought into the
+            model's order.
         batch_size: Images per step; by default that of the run.
         model: Weights of another library: the name of the model, where their files do not tell it.
-        protocol: How images are resized and cropped: `deit` (short side to 256, crop 224), `timm` (248, crop 224;
-            384, crop 384), `huggingface` (squashed to 256 x 256, crop 224); by default as the model came.
+        protocol: How images are resized and cropped: `deit` (short side to 256, crop 224), `timm`
+            (248, crop 224; 384, crop 384), `huggingface` (squashed to 256 x 256, crop 224); by
+            default as the model came.
         split: TFDS only: the split to evaluate on.
         data_dir: TFDS only: where the prepared data set lies.
-        real_labels: real.json of ImageNet-ReaL, a list of labels for each of the validation files in the order of
-            their names; `source` is the folder of those files, with class folders or without. An image counts as
-            right if its label is one of those; images without any are left out.
+        real_labels: real.json of ImageNet-ReaL, a list of labels for each of the validation files
+            in the order of their names; `source` is the folder of those files, with class folders
+            or without. An image counts as right if its label is one of those; images without any
+            are left out.
         strategy: `mirrored` spreads each batch over the machine's devices.
-        out: Folder for evaluation.json, the accuracy per class and the confusion matrix, as CSV and PNG.
+        out: Folder for evaluation.json, the accuracy per class and the confusion matrix, as CSV and
+            PNG.
     Returns:
-        `protocol` and `preprocessing`; `images`; `top1` and `top5` of the model's output (the mean of the logits of
-        both heads), `top1_cls`, `top1_dist` of its heads where it has them, and `top1_probabilities`, of the mean of
-        their probabilities; shares in 0..1; `images_per_second`, preprocessing included.
+        `protocol` and `preprocessing`; `images`; `top1` and `top5` of the model's output (the mean
+        of the logits of both heads), `top1_cls`, `top1_dist` of its heads where it has them, and
+        `top1_probabilities`, of the mean of their probabilities; shares in 0..1;
+        `images_per_second`, preprocessing included.
     Raises:
         FileNotFoundError: If there is nothing at `path`, or no run to take the data from.
-        ValueError: If the images have a class that the model does not know, or a label file does not fit them.
+        ValueError: If the images have a class that the model does not know, or a label file does
+            not fit them.
     """
     if source is None and run is None and run_above(path) is None:
-        raise FileNotFoundError(f"{path} lies in no run directory. Pass --run RUN, or --source for the images.")
+        raise FileNotFoundError(
+            f"{path} lies in no run directory. Pass --run RUN, or --source for the images."
+        )
     replicas = tf.distribute.MirroredStrategy() if strategy == "mirrored" else None
     opened = open_model(path, run, model, replicas)
     data = opened.config.data if opened.config else DataConfig(source=source or "")
-    data = replace(data, batch_size=batch_size or data.batch_size, data_dir=data_dir or data.data_dir)
+    data = replace(
+        data, batch_size=batch_size or data.batch_size, data_dir=data_dir or data.data_dir
+    )
     if not data.source:
-        raise FileNotFoundError(f"{path} has no config beside it. Pass --run RUN, or --source for the images.")
+        raise FileNotFoundError(
+            f"{path} has no config beside it. Pass --run RUN, or --source for the images."
+        )
     if split is not None:
         data = replace(data, train_split=split, eval_split=split)
     if real_labels is not None and (out is not None or source is None):
-        raise ValueError("`real_labels` needs `source`, and knows several classes per image, so it has no `out`.")
+        raise ValueError(
+            "`real_labels` needs `source`, and knows several classes per image, so it has no `out`."
+        )
     if protocol is not None:
         opened = replace(opened, processor=opened.processor.with_protocol(protocol))
     if real_labels is not None:
@@ -89,7 +104,11 @@ def evaluate(
         images = open_whole(replace(data, source=source)) if source else open_sources(data)[1]
         truth = None
     counted = _count(opened, images, data, truth)
-    figures = {"protocol": protocol or OWN, "preprocessing": str(opened.processor), **counted.figures()}
+    figures = {
+        "protocol": protocol or OWN,
+        "preprocessing": str(opened.processor),
+        **counted.figures(),
+    }
     if out is not None:
         _write(Path(out), figures, counted.confusion, images.class_names)
     return figures
@@ -99,16 +118,24 @@ class _Counts:
     """Hits by head and rank, and the confusion matrix, over the batches of an evaluation.
 
     Args:
-        order: The output that means each class of the data; None where an image has several right ones.
+        order: The output that means each class of the data; None where an image has several right
+            ones.
     """
 
     def __init__(self, order: np.ndarray | None):
         self.order, self.hits, self.images, self.seconds, self.timed = order, {}, 0, 0.0, 0
         if order is not None:
             self.label_of = {output: label for label, output in enumerate(order.tolist())}
-            self.confusion = np.zeros((len(order), len(order) + 1), np.int64)  # [true, answered or other]
+            self.confusion = np.zeros(
+                (len(order), len(order) + 1), np.int64
+            )  # [true, answered or other]
 
-    def add(self, logits: dict[str, np.ndarray], right: Callable[[np.ndarray], np.ndarray], labels: np.ndarray):
+    def add(
+        self,
+        logits: dict[str, np.ndarray],
+        right: Callable[[np.ndarray], np.ndarray],
+        labels: np.ndarray,
+    ):
         """Count a batch; `right` tells of classes [B, k] which are right."""
         self.images += len(labels)
         for name, scores in _with_probabilities(logits).items():
@@ -118,28 +145,42 @@ class _Counts:
                 key = f"top{top}_{name}"
                 self.hits[key] = self.hits.get(key, 0) + int(hits[:, :top].any(-1).sum())
             if name == "mean" and self.order is not None:
-                answers = [self.label_of.get(output, len(self.order)) for output in ranking[:, 0].tolist()]
+                answers = [
+                    self.label_of.get(output, len(self.order)) for output in ranking[:, 0].tolist()
+                ]
                 np.add.at(self.confusion, (labels, answers), 1)
 
     def figures(self) -> dict[str, Any]:
         """What `evaluate` returns, but for the protocol."""
         shares = {name: hits / self.images for name, hits in self.hits.items()}
         named = {"top1": "top1_mean", "top5": "top5_mean"}
-        named |= {name: name for name in ("top1_cls", "top1_dist", "top1_probabilities") if name in shares}
+        named |= {
+            name: name for name in ("top1_cls", "top1_dist", "top1_probabilities") if name in shares
+        }
         speed = {"images_per_second": round(self.timed / self.seconds, 1)} if self.timed else {}
-        return {"images": self.images, **{name: shares[key] for name, key in named.items()}, **speed}
+        return {
+            "images": self.images,
+            **{name: shares[key] for name, key in named.items()},
+            **speed,
+        }
 
 
 def _with_probabilities(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logits by head, and the mean of the probabilities of both heads (paper, section 4) where there are two."""
+    """Logits by head, and the mean of the probabilities of both heads (paper, section 4) where
+    there are two.
+    """
     if "dist" not in logits:
         return logits
     mean = sum(tf.nn.softmax(np.float64(logits[head])).numpy() for head in ("cls", "dist")) / 2
     return {**logits, "probabilities": mean}
 
 
-def _count(opened: Opened, source: Source, data: DataConfig, truth: Sequence[frozenset[int]] | None) -> _Counts:
-    """Run over all images; `truth` gives the right classes of each by its label, where that is more than one."""
+def _count(
+    opened: Opened, source: Source, data: DataConfig, truth: Sequence[frozenset[int]] | None
+) -> _Counts:
+    """Run over all images; `truth` gives the right classes of each by its label, where that is more
+    than one.
+    """
     batches: tf.data.Dataset = eval_dataset(source, data, opened.processor)
     steps = -(-source.size // data.batch_size)
     counts = None
@@ -150,7 +191,9 @@ def _count(opened: Opened, source: Source, data: DataConfig, truth: Sequence[fro
         logits = opened.predict(images)
         classes = logits["mean"].shape[-1]
         if counts is None:
-            order = None if truth else np.array(class_order(source.class_names, opened.labels, classes))
+            order = (
+                None if truth else np.array(class_order(source.class_names, opened.labels, classes))
+            )
             counts = _Counts(order)
         counts.add(logits, _right(counts.order, truth, labels), labels)
         if step < WARM_UP:
@@ -164,12 +207,17 @@ def _right(order: np.ndarray | None, truth: Sequence[frozenset[int]] | None, lab
     if truth is None:
         return lambda ranking: ranking == order[labels][:, None]  # [B, k]
     return lambda ranking: np.array(
-        [[output in truth[label] for output in row] for row, label in zip(ranking.tolist(), labels, strict=True)]
+        [
+            [output in truth[label] for output in row]
+            for row, label in zip(ranking.tolist(), labels, strict=True)
+        ]
     )
 
 
 def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Sequence[str]) -> None:
-    """evaluation.json, per_class.csv, confusion.csv, confusion.png; `confusion` counts [true, answered]."""
+    """evaluation.json, per_class.csv, confusion.csv, confusion.png; `confusion` counts [true,
+    answered].
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_json(figures, out / "evaluation.json")
     with replacing(out / "per_class.csv") as temporary, temporary.open("w", newline="") as file:
@@ -188,22 +236,37 @@ def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Seq
 
 def _draw(confusion: np.ndarray, names: Sequence[str], figures: dict[str, Any], file: Path) -> None:
     """The confusion matrix, each row as shares of its class."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed for this alone
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # slow to import, and needed for this alone
     from matplotlib.figure import Figure
 
     few = len(names) <= 30
-    figure = Figure(figsize=(max(5, 0.35 * len(names) + 2),) * 2 if few else (8, 8), layout="constrained")
+    figure = Figure(
+        figsize=(max(5, 0.35 * len(names) + 2),) * 2 if few else (8, 8), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(-1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="answered", ylabel="true")
-    axes.set_title(f"top-1 {100 * figures['top1']:.2f} % of {figures['images']} images\n{figures['protocol']} protocol")
+    axes.set_title(
+        f"top-1 {100 * figures['top1']:.2f} % of {figures['images']} "
+        f"images\n{figures['protocol']} protocol"
+    )
     if few:
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
         for (row, column), count in np.ndenumerate(confusion):
             if count:
                 dark = shares[row, column] > 0.5
-                axes.text(column, row, count, ha="center", va="center", size=8, color="white" if dark else "black")
+                axes.text(
+                    column,
+                    row,
+                    count,
+                    ha="center",
+                    va="center",
+                    size=8,
+                    color="white" if dark else "black",
+                )
     figure.savefig(file, dpi=120)

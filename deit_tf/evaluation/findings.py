@@ -1,4 +1,5 @@
-"""What a trained run does on its held-out images: decisions of every head, the pictures worth a look, the exports.
+"""What a trained run does on its held-out images: decisions of every head, the pictures worth a
+look, the exports.
 
 Arrays and plain records; how they look on a page is the report's affair.
 """
@@ -48,7 +49,8 @@ class Decisions:
 
     Args:
         truth: int [n].
-        top: Top class int [n] by `model` (mean of the heads), `cls`, `dist`, `teacher`, `ema`, where they are.
+        top: Top class int [n] by `model` (mean of the heads), `cls`, `dist`, `teacher`, `ema`,
+            where they are.
         confidence: Probability of the model's top class, float [n].
     """
 
@@ -64,7 +66,11 @@ class Decisions:
         """Share of images, 0..1, on which each decides as the teacher does."""
         teacher = self.top.get("teacher")
         others = {name: top for name, top in self.top.items() if name != "teacher"}
-        return {} if teacher is None else {name: float((top == teacher).mean()) for name, top in others.items()}
+        return (
+            {}
+            if teacher is None
+            else {name: float((top == teacher).mean()) for name, top in others.items()}
+        )
 
     def confusion(self, classes: int) -> np.ndarray:
         """Images [C, C] by true class (rows) and the model's decision."""
@@ -84,8 +90,12 @@ class Decisions:
         return students + [name for name in ("teacher",) if name in self.top]
 
     def disagreements(self, count: int = PICTURES) -> np.ndarray:
-        """Images on which the voices are not of one mind; three opinions first, then by the model's confidence."""
-        opinions = np.array([len(set(column)) for column in np.stack([self.top[name] for name in self.voices]).T])
+        """Images on which the voices are not of one mind; three opinions first, then by the model's
+        confidence.
+        """
+        opinions = np.array(
+            [len(set(column)) for column in np.stack([self.top[name] for name in self.voices]).T]
+        )
         divided = np.flatnonzero(opinions > 1)
         return divided[np.lexsort((-self.confidence[divided], -opinions[divided]))][:count]
 
@@ -118,11 +128,15 @@ class Findings:
 
     @cached_property
     def held_out(self) -> Source | None:
-        """The images that the run did not train on; None, with a note, where they are not at hand."""
+        """The images that the run did not train on; None, with a note, where they are not at
+        hand.
+        """
         try:
             return open_sources(self.run.config.data)[1]
         except (FileNotFoundError, ValueError) as error:
-            self.notes.append(f"The held-out images are not at hand, so nothing below looks at pictures: {error}")
+            self.notes.append(
+                f"The held-out images are not at hand, so nothing below looks at pictures: {error}"
+            )
             return None
 
     @cached_property
@@ -134,23 +148,31 @@ class Findings:
         try:
             return load_teacher(distill.teacher, self.run.labels)
         except (OSError, ValueError, ImportError) as error:
-            self.notes.append(f"The teacher could not be loaded, so its opinions are missing: {error}")
+            self.notes.append(
+                f"The teacher could not be loaded, so its opinions are missing: {error}"
+            )
             return None
 
     @cached_property
     def decisions(self) -> Decisions | None:
-        """What the model, its heads, its teacher and its moving average decide; None without images."""
+        """What the model, its heads, its teacher and its moving average decide; None without
+        images.
+        """
         if self.masked or self.held_out is None:
             return None
         voices, truth, top, confidence = self._voices(), [], {}, []
-        for images, labels in eval_dataset(self.held_out, self.run.config.data, self.run.processor).as_numpy_iterator():
+        for images, labels in eval_dataset(
+            self.held_out, self.run.config.data, self.run.processor
+        ).as_numpy_iterator():
             truth.append(labels)
             for name, logits in voices(images).items():
                 top.setdefault(name, []).append(logits.argmax(-1))
                 if name == "model":
                     confidence.append(_softmax(logits).max(-1))
         return Decisions(
-            np.concatenate(truth), {k: np.concatenate(v) for k, v in top.items()}, np.concatenate(confidence)
+            np.concatenate(truth),
+            {k: np.concatenate(v) for k, v in top.items()},
+            np.concatenate(confidence),
         )
 
     def pictures(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
@@ -159,17 +181,23 @@ class Findings:
         if self.held_out is None or not len(chosen):
             return {}
         items = self.held_out.read(None).filter(lambda item: tf.reduce_any(item["index"] == chosen))
-        found = items.map(lambda item: (item["index"], self.run.processor(item["image"]))).as_numpy_iterator()
+        found = items.map(
+            lambda item: (item["index"], self.run.processor(item["image"]))
+        ).as_numpy_iterator()
         return {int(index): self.to_pixels(image) for index, image in found}
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
         """From normalised images [..., 3] to uint8."""
-        pixels = (images * np.asarray(self.run.processor.std) + np.asarray(self.run.processor.mean)) * 255
+        pixels = (
+            images * np.asarray(self.run.processor.std) + np.asarray(self.run.processor.mean)
+        ) * 255
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
     @cached_property
     def rollouts(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Held-out pictures, uint8 [H, W, 3], with the attention rollout of each, [H/P, W/P]; none of a convnet."""
+        """Held-out pictures, uint8 [H, W, 3], with the attention rollout of each, [H/P, W/P]; none
+        of a convnet.
+        """
         if self.masked or self.held_out is None or not _is_deit(self.run.model):
             return []
         samples = self._samples(PICTURES)
@@ -191,16 +219,27 @@ class Findings:
         triples = zip(batch["image"], batch["mask"], guesses, strict=True)
         return [self._reconstruction(*each, patch) for each in triples]
 
-    def _reconstruction(self, image: np.ndarray, mask: np.ndarray, guess: np.ndarray, patch: int) -> dict:
+    def _reconstruction(
+        self, image: np.ndarray, mask: np.ndarray, guess: np.ndarray, patch: int
+    ) -> dict:
         rows, columns = (side // patch for side in image.shape[:2])
-        hidden = np.kron(mask.reshape(rows, columns), np.ones((patch, patch)))[..., None] > 0  # [H, W, 1]
+        hidden = (
+            np.kron(mask.reshape(rows, columns), np.ones((patch, patch)))[..., None] > 0
+        )  # [H, W, 1]
         pixels, loss = self.to_pixels(image), float(masked_l1(image[None], guess[None], mask[None]))
         guessed = np.where(hidden, self.to_pixels(guess), pixels)
-        return {"image": pixels, "seen": np.where(hidden, np.uint8(128), pixels), "guess": guessed, "loss": loss}
+        return {
+            "image": pixels,
+            "seen": np.where(hidden, np.uint8(128), pixels),
+            "guess": guessed,
+            "loss": loss,
+        }
 
     @cached_property
     def artefacts(self) -> list[Artefact]:
-        """Exported models below the run, or in the folder of exports, each run on up to 32 held-out images."""
+        """Exported models below the run, or in the folder of exports, each run on up to 32 held-out
+        images.
+        """
         found = {path.parent for folder in self._folders for path in folder.rglob("saved_model.pb")}
         found |= {path for folder in self._folders for path in folder.rglob(f"*{SUFFIX}")}
         return [] if self.masked else [self._measure(path) for path in sorted(found)]
@@ -219,8 +258,12 @@ class Findings:
         return Artefact(str(path), size, agreement)
 
     def _samples(self, count: int) -> np.ndarray:
-        """Up to `count` held-out images from all over the source, float32 [n, H, W, 3], normalised."""
-        batches = eval_dataset(_spread(self.held_out, count), self.run.config.data, self.run.processor)
+        """Up to `count` held-out images from all over the source, float32 [n, H, W, 3],
+        normalised.
+        """
+        batches = eval_dataset(
+            _spread(self.held_out, count), self.run.config.data, self.run.processor
+        )
         return np.concatenate([images for images, _ in batches.as_numpy_iterator()])
 
     def _voices(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -232,19 +275,27 @@ class Findings:
 
         def voices(images: np.ndarray) -> dict[str, np.ndarray]:
             said = both.predict_on_batch(images) if both else {}
-            logits = {"model": sum(said.values()) / len(said) if said else model.predict_on_batch(images)}
+            logits = {
+                "model": sum(said.values()) / len(said) if said else model.predict_on_batch(images)
+            }
             logits |= said if len(said) > 1 else {}
             if teacher:
-                logits["teacher"] = np.asarray(teacher.logits(images, self.run.processor.mean, self.run.processor.std))
+                logits["teacher"] = np.asarray(
+                    teacher.logits(images, self.run.processor.mean, self.run.processor.std)
+                )
             return logits | ({"ema": average.predict_on_batch(images)} if average else {})
 
         return voices
 
 
 def _spread(source: Source, count: int) -> Source:
-    """Up to `count` images at equal distances, so that folders of one class after the other all have their say."""
+    """Up to `count` images at equal distances, so that folders of one class after the other all
+    have their say.
+    """
     stride, size = max(1, source.size // count), min(source.size, count)
-    return replace(source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size))
+    return replace(
+        source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size)
+    )
 
 
 def _is_deit(model: keras.Model) -> bool:

@@ -1,4 +1,6 @@
-"""A model in any of its forms, as one callable from images to logits; and what it sees in image files."""
+"""A model in any of its forms, as one callable from images to logits; and what it sees in image
+files.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,8 +28,8 @@ class Opened:
     """A model, and what is known about it.
 
     Args:
-        predict: From normalised images, float32 [B, H, W, 3], to logits [B, C] by name: `mean`, the model's output,
-            and `cls` and `dist` where both heads can be had.
+        predict: From normalised images, float32 [B, H, W, 3], to logits [B, C] by name: `mean`, the
+            model's output, and `cls` and `dist` where both heads can be had.
         processor: What it expects of its images.
         labels: Class names by output; None where nothing tells them.
         config: How it was trained; None where nothing tells.
@@ -40,20 +42,24 @@ class Opened:
 
 
 def open_model(
-    path: str, run: str | None = None, name: str | None = None, strategy: tf.distribute.Strategy | None = None
+    path: str,
+    run: str | None = None,
+    name: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Opened:
     """Open a model in whatever form it has.
 
     Args:
-        path: A run directory, a .keras file, weights of another library (`hf://` as well), a SavedModel directory
-            or a .tflite file.
-        run: The run whose image processor and labels to use; by default the one that `path` lies in, or what lies
-            beside a .tflite file.
+        path: A run directory, a .keras file, weights of another library (`hf://` as well), a
+            SavedModel directory or a .tflite file.
+        run: The run whose image processor and labels to use; by default the one that `path` lies
+            in, or what lies beside a .tflite file.
         name: Weights of another library: the name of the model, where their files do not tell it.
         strategy: Replicas to spread each batch over; a Keras model alone.
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        ValueError: If `strategy` is given for a SavedModel or .tflite file, or the model is no classifier.
+        ValueError: If `strategy` is given for a SavedModel or .tflite file, or the model is no
+            classifier.
         ExportError: If a SavedModel does not load in a C++ session.
     """
     file = Path(path)
@@ -64,13 +70,20 @@ def open_model(
         raise ValueError(f"`strategy` spreads a Keras model over replicas. Received: {path}")
     described = load_run(run) if run else _nearest_run(file)
     loaded = load_saved_model(file) if saved else load_tflite(file)
-    processor, labels = (described.processor, described.labels) if described else _own_description(file, loaded)
+    processor, labels = (
+        (described.processor, described.labels) if described else _own_description(file, loaded)
+    )
     predict = _both_heads(loaded) if saved else lambda images: {"mean": loaded(images)}
     return Opened(predict, processor, labels, described.config if described else None)
 
 
 def predict_files(
-    path: str, images: Sequence[str], *, top: int = 5, run: str | None = None, name: str | None = None
+    path: str,
+    images: Sequence[str],
+    *,
+    top: int = 5,
+    run: str | None = None,
+    name: str | None = None,
 ) -> list[dict[str, Any]]:
     """Name what is in image files.
 
@@ -81,7 +94,8 @@ def predict_files(
         run: As in `open_model`.
         name: As in `open_model`.
     Returns:
-        Per file `image` and `classes`, a list of `class`, `label` and `probability`, most probable first.
+        Per file `image` and `classes`, a list of `class`, `label` and `probability`, most probable
+        first.
     Raises:
         FileNotFoundError: If a file or the model is not there.
         ValueError: If a file is no image, which is named, or `top` is not positive.
@@ -95,7 +109,10 @@ def predict_files(
         probabilities = tf.nn.softmax(np.float64(logits[0])).numpy()  # [C]
         best = np.argsort(-probabilities, kind="stable")[:top]
         named = opened.labels or [str(i) for i in range(len(probabilities))]
-        classes = [{"class": int(i), "label": named[i], "probability": float(probabilities[i])} for i in best]
+        classes = [
+            {"class": int(i), "label": named[i], "probability": float(probabilities[i])}
+            for i in best
+        ]
         results.append({"image": str(image), "classes": classes})
     return results
 
@@ -103,19 +120,29 @@ def predict_files(
 def run_above(path: str | Path) -> Path | None:
     """The nearest run directory that `path` is or lies in."""
     here = Path(path).resolve()
-    return next((folder for folder in (here, *here.parents) if run_config(folder) is not None), None)
+    return next(
+        (folder for folder in (here, *here.parents) if run_config(folder) is not None), None
+    )
 
 
 def _own_description(file: Path, loaded: Any) -> tuple[ImageProcessor, tuple[str, ...] | None]:
-    """Processor and labels of an export outside of a run: from the JSON file beside it, or the labels within it."""
+    """Processor and labels of an export outside of a run: from the JSON file beside it, or the
+    labels within it.
+    """
     told = _beside(file) if file.suffix == SUFFIX and sidecar_path(file).is_file() else {}
     labels = tuple(told.get("labels") or getattr(loaded, "labels", ())) or None
     if "mean" not in told:
         processor = ImageProcessor(loaded.image_size)
-        log.warning("%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.", file, processor)
+        log.warning(
+            "%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.",
+            file,
+            processor,
+        )
         return processor, labels
     fields = ("image_size", "mean", "std", "resize_to", "interpolation")
-    values = {name: tuple(told[name]) if isinstance(told[name], list) else told[name] for name in fields}
+    values = {
+        name: tuple(told[name]) if isinstance(told[name], list) else told[name] for name in fields
+    }
     return ImageProcessor(**values), labels
 
 
@@ -124,19 +151,30 @@ def _beside(file: Path) -> dict[str, Any]:
     try:
         return read_sidecar(file)
     except (KeyError, TypeError):  # another tool's
-        log.warning("%s was not written by an export of deit_tf and is passed over.", sidecar_path(file))
+        log.warning(
+            "%s was not written by an export of deit_tf and is passed over.", sidecar_path(file)
+        )
         return {}
 
 
-def _open_keras(path: str, run: str | None, name: str | None, strategy: tf.distribute.Strategy | None) -> Opened:
+def _open_keras(
+    path: str, run: str | None, name: str | None, strategy: tf.distribute.Strategy | None
+) -> Opened:
     with (strategy or tf.distribute.get_strategy()).scope():
         own = load_run(path, name)
         if not isinstance(own.model.output_shape, tuple) or len(own.model.output_shape) != 2:
-            raise ValueError(f"{path} is no classifier: it gives {own.model.output_shape} instead of logits [B, C].")
+            raise ValueError(
+                f"{path} is no classifier: it gives {own.model.output_shape} instead of logits "
+                "[B, C]."
+            )
         described = load_run(run) if run else own
         if described.config is None and is_keras(run or path):
             processor = described.processor
-            log.warning("%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.", path, processor)
+            log.warning(
+                "%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.",
+                path,
+                processor,
+            )
         network = heads(own.model) if has_two_heads(own.model) else own.model
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
 
@@ -158,7 +196,8 @@ def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[
         return strategy.run(lambda part: network(part, training=False), args=(images,))
 
     def call(images: np.ndarray) -> Any:
-        # The last batch is filled up with its first image, whose answers are cut off again: counts stay exact.
+        # The last batch is filled up with its first image, whose answers are cut off again: counts
+        # stay exact.
         surplus = -len(images) % replicas
         parts = np.split(np.concatenate([images, np.repeat(images[:1], surplus, axis=0)]), replicas)
         spread = strategy.experimental_distribute_values_from_function(
@@ -166,7 +205,9 @@ def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[
         )
         outputs = tf.nest.map_structure(strategy.experimental_local_results, step(spread))
         if isinstance(outputs, dict):
-            return {head: np.concatenate(answers)[: len(images)] for head, answers in outputs.items()}
+            return {
+                head: np.concatenate(answers)[: len(images)] for head, answers in outputs.items()
+            }
         return np.concatenate(outputs)[: len(images)]
 
     return call
@@ -176,7 +217,10 @@ def _both_heads(saved) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A SavedModel with its heads, where it has a signature for them."""
     if HEADS not in saved.signatures:
         return lambda images: {"mean": saved(images)}
-    return lambda images: {"mean": saved(images), **saved.run(HEADS, np.asarray(images, np.float32))}
+    return lambda images: {
+        "mean": saved(images),
+        **saved.run(HEADS, np.asarray(images, np.float32)),
+    }
 
 
 def _nearest_run(path: Path) -> Run | None:

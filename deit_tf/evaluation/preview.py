@@ -18,7 +18,8 @@ GRAY = 128  # where a patch is hidden
 
 
 def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) -> Path:
-    """Write the first images of a run's first epoch as a PNG file, with their mixed labels, or hidden patches in grey.
+    """Write the first images of a run's first epoch as a PNG file, with their mixed labels, or
+    hidden patches in grey.
 
     Args:
         config: The run.
@@ -34,7 +35,9 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
     if path.suffix.lower() != ".png":
         raise ValueError(f"`file` ends in .png. Received: {file}")
     if images < 1 or columns < 1:
-        raise ValueError(f"`images` and `columns` are positive. Received: images={images}, columns={columns}")
+        raise ValueError(
+            f"`images` and `columns` are positive. Received: images={images}, columns={columns}"
+        )
     variant = find_variant(config.model.name)
     training, _ = open_sources(config.data)
     size = height_width(config.model.image_size or variant.image_size)
@@ -50,12 +53,16 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
     return path
 
 
-def _labeled(config: TrainConfig, training: Source, size: tuple[int, int]) -> tuple[np.ndarray, list[list[str]]]:
+def _labeled(
+    config: TrainConfig, training: Source, size: tuple[int, int]
+) -> tuple[np.ndarray, list[list[str]]]:
     """The first batch as uint8 [B, H, W, 3], and the classes of each image."""
     batches = train_dataset(training, config.data, config.augment, size, epochs=1, seed=config.seed)
     batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
     spread = config.augment.resolve().label_smoothing / len(training.class_names)
-    return _pixels(batch, config.data), [_caption(row, spread, training.class_names) for row in labels]
+    return _pixels(batch, config.data), [
+        _caption(row, spread, training.class_names) for row in labels
+    ]
 
 
 def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch: int) -> np.ndarray:
@@ -77,7 +84,11 @@ def _pixels(images: np.ndarray, data: DataConfig) -> np.ndarray:
 
 def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[str]:
     """The classes of a label [C] that have more than smoothing spreads over each, largest first."""
-    order = [index for index in np.argsort(-label, kind="stable")[:LINES] if label[index] > spread + SHOWN_SHARE]
+    order = [
+        index
+        for index in np.argsort(-label, kind="stable")[:LINES]
+        if label[index] > spread + SHOWN_SHARE
+    ]
     return [f"{label[index]:.2f} {names[index]}" for index in order]
 
 
@@ -87,11 +98,15 @@ def _sheet(images: np.ndarray, captions: list[list[str]], columns: int) -> Image
     font = ImageFont.load_default(FONT_SIZE)
     cell = (width * factor + MARGIN, height * factor + MARGIN + LINES * (FONT_SIZE + 3))
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (min(columns, len(images)) * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
+    sheet = Image.new(
+        "RGB", (min(columns, len(images)) * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for i, (pixels, lines) in enumerate(zip(images, captions, strict=True)):
         left, top = MARGIN + i % columns * cell[0], MARGIN + i // columns * cell[1]
-        picture = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        picture = Image.fromarray(pixels).resize(
+            (width * factor, height * factor), Image.Resampling.NEAREST
+        )
         sheet.paste(picture, (left, top))
         text = "\n".join(_fit(line, cell[0] - MARGIN, font) for line in lines)
         draw.multiline_text((left, top + height * factor + 2), text, "black", font, spacing=2)

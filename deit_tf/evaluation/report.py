@@ -28,10 +28,23 @@ _SHARES = {
 _CHARTS: dict[str, dict[str, str]] = {
     "Loss": {"training": "loss", "held out": "val_loss"},
     "Parts of the loss, training": {"true labels": "base_loss", "teacher": "distillation_loss"},
-    "Parts of the loss, held out": {"true labels": "val_base_loss", "teacher": "val_distillation_loss"},
-    "Accuracy": {"training": "accuracy", "held out": "val_accuracy", "held out, moving average": "val_ema_accuracy"},
-    "Accuracy of each head, held out": {"class head": "val_accuracy_cls", "distillation head": "val_accuracy_dist"},
-    "Agreement with the teacher": {"training": "teacher_agreement", "held out": "val_teacher_agreement"},
+    "Parts of the loss, held out": {
+        "true labels": "val_base_loss",
+        "teacher": "val_distillation_loss",
+    },
+    "Accuracy": {
+        "training": "accuracy",
+        "held out": "val_accuracy",
+        "held out, moving average": "val_ema_accuracy",
+    },
+    "Accuracy of each head, held out": {
+        "class head": "val_accuracy_cls",
+        "distillation head": "val_accuracy_dist",
+    },
+    "Agreement with the teacher": {
+        "training": "teacher_agreement",
+        "held out": "val_teacher_agreement",
+    },
     "Learning rate": {"": "learning_rate"},
     "Gradient norm": {"": "gradient_norm"},
     "Images per second": {"": "images_per_second"},
@@ -60,8 +73,8 @@ def compare(runs: Sequence[str]) -> Table:
     Args:
         runs: Run directories.
     Returns:
-        A table with a row per run: kind of distillation, top-1 of the model and of its heads, agreement
-        with the teacher, images it was evaluated on, seconds of training.
+        A table with a row per run: kind of distillation, top-1 of the model and of its heads,
+        agreement with the teacher, images it was evaluated on, seconds of training.
     Raises:
         FileNotFoundError: If a folder holds no finished run.
     """
@@ -88,8 +101,11 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def write_report(run: str | Path, out: str | Path | None = None, exports: str | Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run: curves, decisions, pictures, attention, exports.
+def write_report(
+    run: str | Path, out: str | Path | None = None, exports: str | Path | None = None
+) -> Path:
+    """Write one self-contained HTML page about a run: curves, decisions, pictures, attention,
+    exports.
 
     Args:
         run: A run directory of `deit-tf train` or `deit-tf train-teacher`.
@@ -102,7 +118,9 @@ def write_report(run: str | Path, out: str | Path | None = None, exports: str | 
     """
     findings = Findings(run, exports)
     loader = jinja2.PackageLoader("deit_tf.evaluation", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {
         "picture": picture,
         "percent": lambda share: _percent(share).replace(" ", NO_BREAK),
@@ -126,7 +144,9 @@ def _page(findings: Findings) -> dict:
         "model": _model_rows(findings),
         "charts": _charts(findings.epochs),
         "reconstructions": findings.reconstructions,
-        "rollouts": [(pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts],
+        "rollouts": [
+            (pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts
+        ],
         "artefacts": findings.artefacts,
         "config": (findings.path / "config.yaml").read_text(),
         "who": _WHO,
@@ -154,7 +174,10 @@ def _decided(findings: Findings, decisions: Decisions) -> dict:
         "classes": _classes(confusion, labels),
         "confusion": confusion if len(labels) <= MATRIX_CLASSES else None,
         "confused": _confused(confusion, labels),
-        **{name: [_case(decisions, labels, int(i), pixels[int(i)]) for i in each] for name, each in shown.items()},
+        **{
+            name: [_case(decisions, labels, int(i), pixels[int(i)]) for i in each]
+            for name, each in shown.items()
+        },
     }
 
 
@@ -162,7 +185,13 @@ def _case(decisions: Decisions, labels: Sequence[str], index: int, pixels: np.nd
     """One held-out picture and what everyone says about it."""
     said = {_WHO[name]: labels[top[index]] for name, top in decisions.top.items()}
     truth, confidence = labels[decisions.truth[index]], float(decisions.confidence[index])
-    return {"number": index + 1, "pixels": pixels, "truth": truth, "said": said, "confidence": confidence}
+    return {
+        "number": index + 1,
+        "pixels": pixels,
+        "truth": truth,
+        "said": said,
+        "confidence": confidence,
+    }
 
 
 def _classes(confusion: np.ndarray, labels: Sequence[str]) -> list[dict]:
@@ -186,9 +215,16 @@ def _confused(confusion: np.ndarray, labels: Sequence[str]) -> list[tuple[str, s
 
 def _headline(findings: Findings) -> list[tuple[str, str]]:
     figures, summary = findings.summary["evaluation"], findings.summary
-    shares = [(name, _percent(figures[field])) for name, field in _HEADLINE.items() if field in figures]
-    loss = [("loss, held out", f"{figures['loss']:.4f}")] if "loss" in figures and not shares else []
-    rest = [("weights", f"{summary['parameters'] / 1e6:.2f} M"), ("training", f"{summary['training_seconds']:.0f} s")]
+    shares = [
+        (name, _percent(figures[field])) for name, field in _HEADLINE.items() if field in figures
+    ]
+    loss = (
+        [("loss, held out", f"{figures['loss']:.4f}")] if "loss" in figures and not shares else []
+    )
+    rest = [
+        ("weights", f"{summary['parameters'] / 1e6:.2f} M"),
+        ("training", f"{summary['training_seconds']:.0f} s"),
+    ]
     return [*shares, *loss, *rest]
 
 
@@ -197,14 +233,28 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
     config, summary, size = findings.run.config, findings.summary, findings.run.processor.size
     trained = config.teacher if summary["kind"] == "teacher" else config.model
     rows = [
-        ("Model", f"{summary['model']}, {summary['parameters']:,} weights, images of {size[0]} x {size[1]} pixels"),
-        ("Trained on", f"{summary['training_images']:,} images of {config.data.source}, {summary['epochs']} epochs"),
+        (
+            "Model",
+            f"{summary['model']}, {summary['parameters']:,} weights, images of {size[0]} x "
+            f"{size[1]} pixels",
+        ),
+        (
+            "Trained on",
+            f"{summary['training_images']:,} images of {config.data.source}, "
+            f"{summary['epochs']} epochs",
+        ),
         ("Held out", f"{summary['evaluation_images']:,} images"),
         ("Trunk from", trained.weights or "scratch"),
         ("Learns from", _LEARNS[summary["kind"]]),
     ]
     if findings.teacher:
-        rows.append(("Teacher", f"{findings.teacher.name}: {findings.teacher.model.count_params():,} weights, frozen"))
+        rows.append(
+            (
+                "Teacher",
+                f"{findings.teacher.name}: {findings.teacher.model.count_params():,} weights, "
+                "frozen",
+            )
+        )
     return rows
 
 
@@ -220,6 +270,9 @@ _LEARNS = {
 def _charts(epochs: list[dict]) -> list[dict]:
     charts = []
     for title, lines in _CHARTS.items():
-        known = {label: [epoch[field] for epoch in epochs if field in epoch] for label, field in lines.items()}
+        known = {
+            label: [epoch[field] for epoch in epochs if field in epoch]
+            for label, field in lines.items()
+        }
         charts.append(line_chart(title, known))
     return [chart for chart in charts if chart]

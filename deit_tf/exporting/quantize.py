@@ -1,6 +1,8 @@
-"""Static int8 for .tflite files: weights and activations of every matrix product in int8, by calibrated ranges.
+"""Static int8 for .tflite files: weights and activations of every matrix product in int8, by
+calibrated ranges.
 
-Outliers of LayerNorm move into the next kernel first (SmoothQuant, Xiao et al. 2023, equation 4); litert-quantizer
+Outliers of LayerNorm move into the next kernel first (SmoothQuant, Xiao et al. 2023, equation 4);
+litert-quantizer
 rewrites the file. What was tried, with figures: export/README.md.
 """
 
@@ -16,8 +18,9 @@ from ai_edge_litert.schema_py_generated import Model
 from deit_tf.models.features import features
 from deit_tf.models.layers import Block
 
-# The ops that hold the weights, and nearly all of the arithmetic. Softmax, LayerNorm, GELU and the two products of
-# attention stay in float: in int8 they cost five points of agreement, and time as well, for want of fast kernels.
+# The ops that hold the weights, and nearly all of the arithmetic. Softmax, LayerNorm, GELU and the
+# two products of attention stay in float: in int8 they cost five points of agreement, and time as
+# well, for want of fast kernels.
 OPS = ("FULLY_CONNECTED", "CONV_2D")
 SIGNATURE = "serving_default"
 SMALLEST, LARGEST = 1e-3, 1e3  # of a smoothing factor
@@ -25,9 +28,11 @@ BATCH = 32
 
 
 def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.Model:
-    """Divide the channels of each LayerNorm by factors that its next kernel takes up; the output stays the same.
+    """Divide the channels of each LayerNorm by factors that its next kernel takes up; the output
+    stays the same.
 
-    A channel that is much larger than the others would take the whole range of eight bits for itself.
+    A channel that is much larger than the others would take the whole range of eight bits for
+    itself.
 
     Args:
         model: A DeiT; any other model comes back as it is.
@@ -70,8 +75,10 @@ def quantize_int8(
         content: A file with one signature, of one image [1, H, W, 3].
         images: [n, H, W, 3] of the type that the file takes: what activations are calibrated on.
         ops: Names of the ops.
-        measure: From the values of an activation on one image to its range; the widest of all images holds.
-    Differs: litert-quantizer itself calibrates by a moving average of the ranges, which clips most images.
+        measure: From the values of an activation on one image to its range; the widest of all
+            images holds.
+    Differs: litert-quantizer itself calibrates by a moving average of the ranges, which clips most
+        images.
     """
     from litert_quantizer import quantizer  # slow to import, and needed for this variant alone
 
@@ -80,9 +87,13 @@ def quantize_int8(
         made.add_static_config(".*", op, activation_num_bits=8, weight_num_bits=8)
     silent = io.StringIO()
     with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):  # progress bars
-        name = next(iter(Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"]))
+        name = next(
+            iter(Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"])
+        )
         calibrated = made.calibrate({SIGNATURE: [{name: images[:1]}]}, num_threads=1)
-        ranges = activation_ranges(content, images, calibrated.keys() - _constants(content), measure)
+        ranges = activation_ranges(
+            content, images, calibrated.keys() - _constants(content), measure
+        )
         for tensor, (low, high) in ranges.items():
             calibrated[tensor] |= {"min": np.full_like(calibrated[tensor]["min"], low)}
             calibrated[tensor] |= {"max": np.full_like(calibrated[tensor]["max"], high)}
@@ -103,7 +114,9 @@ def activation_ranges(
     interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     (fed,) = interpreter.get_input_details()
-    indices = {d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["name"] in names}
+    indices = {
+        d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["name"] in names
+    }
     ranges = {name: (np.inf, -np.inf) for name in indices.values()}
     for image in images:
         interpreter.set_tensor(fed["index"], image[None])
@@ -124,10 +137,15 @@ def _norms(model: keras.Model) -> list[tuple[keras.Layer, list]]:
 
 
 def _largest_outputs(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    """Largest magnitude per channel, [D], of the output of each norm of `_norms`, over all images."""
+    """Largest magnitude per channel, [D], of the output of each norm of `_norms`, over all
+    images.
+    """
     inside = features(model)
     hidden = keras.Model(inside.input, inside.output["hidden_states"])
-    seen = [_largest_of_batch(model, hidden(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+    seen = [
+        _largest_of_batch(model, hidden(images[i : i + BATCH]))
+        for i in range(0, len(images), BATCH)
+    ]
     return [np.max(each, axis=0) for each in zip(*seen, strict=True)]
 
 
@@ -151,4 +169,6 @@ def _constants(content: bytes) -> set[str]:
     model = Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     tensors = (graph.Tensors(i) for i in range(graph.TensorsLength()))
-    return {tensor.Name().decode() for tensor in tensors if model.Buffers(tensor.Buffer()).DataLength()}
+    return {
+        tensor.Name().decode() for tensor in tensors if model.Buffers(tensor.Buffer()).DataLength()
+    }

@@ -1,7 +1,8 @@
-"""A Keras classifier as a SavedModel for TensorFlow Serving: signatures, labels, warm-up, verification.
+"""A Keras classifier as a SavedModel for TensorFlow Serving: signatures, labels, warm-up,
+verification.
 
-Layout and signatures as https://www.tensorflow.org/tfx/serving/saved_model_basics asks for them. A version
-appears under its name only after it was loaded in a C++ session and compared with Keras.
+Layout and signatures as https://www.tensorflow.org/tfx/serving/saved_model_basics asks for them. A
+version appears under its name only after it was loaded in a C++ session and compared with Keras.
 """
 
 import json
@@ -46,12 +47,13 @@ def export_saved_model(
 ) -> Path:
     """Write `directory/<name>/<version>/`, ready for TensorFlow Serving, after verifying it.
 
-    The signatures take a batch of any size. `serving_default` maps `image_bytes` (tf.string [B], JPEG, PNG,
-    GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalised) to `logits` and
-    `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]), `top_k_probabilities` and
-    `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps `images` to `cls` and `dist` logits
-    [B, C]; `rollout`, where asked for, maps `images` to `rollout` [B, H/P, W/P], the share of each patch in the
-    decision as `attention_maps` has it. One file that does not decode fails its whole batch.
+    The signatures take a batch of any size. `serving_default` maps `image_bytes` (tf.string [B],
+    JPEG, PNG, GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalised)
+    to `logits` and `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]),
+    `top_k_probabilities` and `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps
+    `images` to `cls` and `dist` logits [B, C]; `rollout`, where asked for, maps `images` to
+    `rollout` [B, H/P, W/P], the share of each patch in the decision as `attention_maps` has it. One
+    file that does not decode fails its whole batch.
 
     Args:
         model: From float32 [B, H, W, 3] images to [B, C] logits.
@@ -62,11 +64,12 @@ def export_saved_model(
         name: Folder of the model; `model.name` by default.
         top_k: How many classes the top-k outputs name, C at most.
         rollout: Whether there is a signature for the attention rollout; of a DeiT alone.
-        xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server, anew for each
-            batch size, so that it must fill batches up to `batch_sizes`.
+        xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server,
+            anew for each batch size, so that it must fill batches up to `batch_sizes`.
         batch_sizes: Those that the server allows; each signature has a warm-up record of each.
         images: float32 [n, H, W, 3], normalised, to verify on; held-out ones. Noise if None.
-        tolerance: Difference from Keras allowed, as `deviation` in deit_tf.exporting.compare has it.
+        tolerance: Difference from Keras allowed, as `deviation` in deit_tf.exporting.compare has
+            it.
     Returns:
         The folder of the version; `read_report` gives what was measured.
     Raises:
@@ -84,8 +87,9 @@ def export_saved_model(
     if target.exists():
         raise FileExistsError(f"{target} exists and is left as it is. Take the next `version`.")
     model = float32_twin(model)
-    # On the file system of the target, so that the rename is one step and a server never sees half a version; inside
-    # a folder of its own, as that one is made for its owner alone and the version must be readable by the server.
+    # On the file system of the target, so that the rename is one step and a server never sees half
+    # a version; inside a folder of its own, as that one is made for its owner alone and the version
+    # must be readable by the server.
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as temporary:
         staged = Path(temporary, "version")
@@ -93,11 +97,15 @@ def export_saved_model(
         write_saved_model(model, staged, signatures=signatures, labels=labels)
         inputs = {key: function.input_signature[0] for key, function in signatures.items()}
         write_warmup(staged, name, inputs, _encoded_pictures(samples, processor), batch_sizes)
-        report = verify_saved_model(staged, model, samples, processor, tolerance, signatures=list(signatures))
+        report = verify_saved_model(
+            staged, model, samples, processor, tolerance, signatures=list(signatures)
+        )
         report |= {"compared_on": "noise" if images is None else "images", "xla": xla}
         staged.joinpath(REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(staged, target)  # fails where another export was faster: the target is then a folder with files
+        os.rename(
+            staged, target
+        )  # fails where another export was faster: the target is then a folder with files
     return target
 
 
@@ -106,11 +114,14 @@ def read_report(path: str | Path) -> dict:
     return json.loads(Path(path, REPORT_FILE).read_text())
 
 
-def write_saved_model(model: keras.Model, path: str | Path, *, signatures: dict, labels: Sequence[str]) -> None:
+def write_saved_model(
+    model: keras.Model, path: str | Path, *, signatures: dict, labels: Sequence[str]
+) -> None:
     """Write a SavedModel of `model` with these signatures to the folder `path`, unverified."""
-    # The variables, and the model hidden in closures. A tracked Keras model saves and loads in Python, but a C++
-    # session does not find its variables (https://github.com/keras-team/keras/issues/20095); Model.export writes
-    # each of them twice (https://github.com/keras-team/keras/issues/23553).
+    # The variables, and the model hidden in closures. A tracked Keras model saves and loads in
+    # Python, but a C++ session does not find its variables
+    # (https://github.com/keras-team/keras/issues/20095); Model.export writes each of them twice
+    # (https://github.com/keras-team/keras/issues/23553).
     module = tf.Module()
     module.weights = [v.value for v in model.variables]
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +139,8 @@ def verify_saved_model(
     tolerance: float = 1e-4,
     signatures: Sequence[str] = (),
 ) -> dict:
-    """Load a SavedModel in a C++ session, compare every signature with Keras and replay the warm-up records.
+    """Load a SavedModel in a C++ session, compare every signature with Keras and replay the warm-up
+    records.
 
     Args:
         path: Folder of a version.
@@ -136,15 +148,18 @@ def verify_saved_model(
         images: float32 [n, H, W, 3], normalised.
         processor: How bytes become images; None leaves the signature of bytes out.
         tolerance: Difference allowed, over max(1, largest |Keras's logit|).
-        signatures: What there must be beside `images`, `heads` of a distilled model, and that of bytes.
+        signatures: What there must be beside `images`, `heads` of a distilled model, and that of
+            bytes.
     Returns:
-        `weights_bytes` on disk, `images_compared` (n), `warmup_records` and, by signature, what `deviation`
-        in deit_tf.exporting.compare measures; of two heads, that of the worse; of the rollout, times its number
-        of patches. The bytes are 2n PNG and JPEG files made from `images`; for them `levels_from_pillow` as
-        well, the largest difference of a pixel, prepared for the network, from what Pillow makes of the file.
+        `weights_bytes` on disk, `images_compared` (n), `warmup_records` and, by signature, what
+        `deviation` in deit_tf.exporting.compare measures; of two heads, that of the worse; of the
+        rollout, times its number of patches. The bytes are 2n PNG and JPEG files made from
+        `images`; for them `levels_from_pillow` as well, the largest difference of a pixel, prepared
+        for the network, from what Pillow makes of the file.
     Raises:
-        ExportError: If weights are missing or written twice, the session does not load or run, an output
-            is missing, one differs, pixels differ from Pillow's, or there are no warm-up records.
+        ExportError: If weights are missing or written twice, the session does not load or run, an
+            output is missing, one differs, pixels differ from Pillow's, or there are no warm-up
+            records.
     """
     images = np.asarray(images, np.float32)
     report = {"weights_bytes": _check_weights(Path(path), model), "images_compared": len(images)}
@@ -159,14 +174,19 @@ def verify_saved_model(
             report[BYTES] = _verify_bytes(loaded, model, images, processor, tolerance)
         report["warmup_records"] = loaded.warm_up()
     except (tf.errors.OpError, KeyError, ValueError) as error:
-        raise ExportError(f"{path} fails in a C++ session: {type(error).__name__}: {error}") from error
+        raise ExportError(
+            f"{path} fails in a C++ session: {type(error).__name__}: {error}"
+        ) from error
     if not report["warmup_records"]:
-        raise ExportError(f"{path} has no warm-up records: its first requests would wait for the graph")
+        raise ExportError(
+            f"{path} has no warm-up records: its first requests would wait for the graph"
+        )
     return report
 
 
 class LoadedModel:
-    """A SavedModel in a C++ session, as TensorFlow Serving holds it; from images [B, H, W, 3] to logits [B, C].
+    """A SavedModel in a C++ session, as TensorFlow Serving holds it; from images [B, H, W, 3] to
+    logits [B, C].
 
     Args:
         path: Folder of a version.
@@ -179,9 +199,13 @@ class LoadedModel:
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         logger = tf.get_logger()
         level = logger.level
-        logger.setLevel("ERROR")  # it advises tf.saved_model.load, which finds variables as no server does
+        logger.setLevel(
+            "ERROR"
+        )  # it advises tf.saved_model.load, which finds variables as no server does
         try:
-            graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            graph = tf.compat.v1.saved_model.load(
+                self._session, [tf.saved_model.SERVING], str(path)
+            )
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             raise ExportError(f"{path} does not load in a C++ session: {error}") from error
         finally:
@@ -211,7 +235,8 @@ class LoadedModel:
         return self._session.run(fetches, {tensor.name: batch})
 
     def warm_up(self) -> int:
-        """Replay the warm-up records, as TensorFlow Serving does before it serves a version; returns their number.
+        """Replay the warm-up records, as TensorFlow Serving does before it serves a version;
+        returns their number.
 
         Raises:
             ValueError: If an answer is no good.
@@ -225,7 +250,9 @@ class LoadedModel:
 
     def _signature(self, name: str):
         if name not in self.signatures:
-            raise ExportError(f"{self.path} has no signature {name!r}, only {sorted(self.signatures)}")
+            raise ExportError(
+                f"{self.path} has no signature {name!r}, only {sorted(self.signatures)}"
+            )
         return self.signatures[name]
 
 
@@ -277,13 +304,19 @@ def _signatures(
         signatures[HEADS] = tf.function(_network(heads(model), xla), input_signature=[batch])
     if rollout:
         maps = _network(_rollout(model), xla)
-        signatures[ROLLOUT] = tf.function(lambda images: {"rollout": maps(images)}, input_signature=[batch])
+        signatures[ROLLOUT] = tf.function(
+            lambda images: {"rollout": maps(images)}, input_signature=[batch]
+        )
     return signatures
 
 
 def _network(model: keras.Model, xla: bool):
-    """`model` in inference, from images to what it gives; XLA takes no strings, so that decoding stays outside."""
-    return tf.function(lambda images: model(images, training=False), jit_compile=True if xla else None)
+    """`model` in inference, from images to what it gives; XLA takes no strings, so that decoding
+    stays outside.
+    """
+    return tf.function(
+        lambda images: model(images, training=False), jit_compile=True if xla else None
+    )
 
 
 def _rollout(model: keras.Model) -> keras.Model:
@@ -298,7 +331,11 @@ def _checked_name(name: str) -> str:
 
 
 def _check_arguments(
-    model: keras.Model, processor: ImageProcessor, version: int, top_k: int, batch_sizes: Sequence[int]
+    model: keras.Model,
+    processor: ImageProcessor,
+    version: int,
+    top_k: int,
+    batch_sizes: Sequence[int],
 ) -> None:
     if model.input_shape[1:] != (*processor.size, 3):
         raise ValueError(
@@ -307,7 +344,11 @@ def _check_arguments(
         )
     if not batch_sizes:
         raise ValueError("`batch_sizes` must name one at least, such as (1,). Received none.")
-    for argument, number in (("version", version), ("top_k", top_k), *(("batch_sizes", size) for size in batch_sizes)):
+    for argument, number in (
+        ("version", version),
+        ("top_k", top_k),
+        *(("batch_sizes", size) for size in batch_sizes),
+    ):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"`{argument}` takes a whole number from 1. Received: {number!r}")
 
@@ -325,51 +366,89 @@ def _check_weights(path: Path, model: keras.Model) -> int:
     return found
 
 
-def _verify_images(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
+def _verify_images(
+    loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
+) -> dict[str, float]:
     expected = np.asarray(model(images, training=False))  # [n, C]
     outputs = loaded.run(IMAGES, images)
     _check_top_k(IMAGES, outputs, expected, loaded.labels, tolerance)
     # A batch of one as well: a batch size that tracing froze shows only with a second size.
-    _compare(f"{IMAGES}, a batch of one", loaded.run(IMAGES, images[:1])["logits"], expected[:1], tolerance)
+    _compare(
+        f"{IMAGES}, a batch of one",
+        loaded.run(IMAGES, images[:1])["logits"],
+        expected[:1],
+        tolerance,
+    )
     return _compare(IMAGES, outputs["logits"], expected, tolerance)
 
 
-def _verify_heads(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
+def _verify_heads(
+    loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
+) -> dict[str, float]:
     outputs, expected = loaded.run(HEADS, images), heads(model)(images, training=False)
-    measured = [_compare(f"{HEADS}, {key}", outputs[key], expected[key], tolerance) for key in ("cls", "dist")]
+    measured = [
+        _compare(f"{HEADS}, {key}", outputs[key], expected[key], tolerance)
+        for key in ("cls", "dist")
+    ]
     return max(measured, key=lambda one: one["max_difference"])
 
 
-def _verify_rollout(loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float) -> dict[str, float]:
-    found, expected = loaded.run(ROLLOUT, images)["rollout"], np.asarray(_rollout(model)(images))  # [n, H/P, W/P]
-    patches = expected[0].size  # shares sum to 1: times their number, they are of order 1 as logits are
-    return _compare(ROLLOUT, *(patches * np.reshape(maps, (len(images), -1)) for maps in (found, expected)), tolerance)
+def _verify_rollout(
+    loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
+) -> dict[str, float]:
+    found, expected = (
+        loaded.run(ROLLOUT, images)["rollout"],
+        np.asarray(_rollout(model)(images)),
+    )  # [n, H/P, W/P]
+    patches = expected[
+        0
+    ].size  # shares sum to 1: times their number, they are of order 1 as logits are
+    return _compare(
+        ROLLOUT,
+        *(patches * np.reshape(maps, (len(images), -1)) for maps in (found, expected)),
+        tolerance,
+    )
 
 
 def _verify_bytes(
-    loaded: LoadedModel, model: keras.Model, images: np.ndarray, processor: ImageProcessor, tolerance: float
+    loaded: LoadedModel,
+    model: keras.Model,
+    images: np.ndarray,
+    processor: ImageProcessor,
+    tolerance: float,
 ) -> dict[str, float]:
     encoded = _encoded_pictures(images, processor)
-    cropped = np.stack([processor.crop(decode_image(picture)) for picture in encoded])  # uint8 [2n, H, W, 3]
+    cropped = np.stack(
+        [processor.crop(decode_image(picture)) for picture in encoded]
+    )  # uint8 [2n, H, W, 3]
     pillow = np.stack([crop_by_pillow(picture, processor) for picture in encoded])
     if (levels := int(np.abs(np.int16(cropped) - pillow).max())) > MOST_LEVELS:
-        raise ExportError(f"pixels differ from Pillow's by {levels} grey levels, {MOST_LEVELS} are allowed")
-    expected = np.asarray(model(normalize(cropped, processor.mean, processor.std), training=False))  # [2n, C]
+        raise ExportError(
+            f"pixels differ from Pillow's by {levels} grey levels, {MOST_LEVELS} are allowed"
+        )
+    expected = np.asarray(
+        model(normalize(cropped, processor.mean, processor.std), training=False)
+    )  # [2n, C]
     outputs = loaded.run(BYTES, encoded)
     _check_top_k(BYTES, outputs, expected, loaded.labels, tolerance)
     return _compare(BYTES, outputs["logits"], expected, tolerance) | {"levels_from_pillow": levels}
 
 
-def _compare(what: str, logits: np.ndarray, expected: np.ndarray, tolerance: float) -> dict[str, float]:
+def _compare(
+    what: str, logits: np.ndarray, expected: np.ndarray, tolerance: float
+) -> dict[str, float]:
     measured = deviation(logits, expected)
     if not measured["max_difference"] <= tolerance:  # a NaN fails as well
         raise ExportError(
-            f"signature {what}: logits differ from Keras by {measured['max_difference']:.3g}, {tolerance:g} is allowed"
+            f"signature {what}: logits differ from Keras by {measured['max_difference']:.3g}, "
+            f"{tolerance:g} is allowed"
         )
     return measured
 
 
-def _check_top_k(what: str, outputs: dict, expected: np.ndarray, labels: Sequence[str], tolerance: float) -> None:
+def _check_top_k(
+    what: str, outputs: dict, expected: np.ndarray, labels: Sequence[str], tolerance: float
+) -> None:
     """Compare probabilities, top-k and labels with what the logits of Keras make of them."""
     probabilities = np.asarray(tf.nn.softmax(expected))  # [n, C]
     classes = outputs["top_k_classes"]  # [n, k]
@@ -379,15 +458,20 @@ def _check_top_k(what: str, outputs: dict, expected: np.ndarray, labels: Sequenc
     checks = {
         "probabilities": np.abs(outputs["probabilities"] - probabilities).max() <= tolerance,
         "top_k_probabilities": np.abs(outputs["top_k_probabilities"] - best).max() <= tolerance,
-        "top_k_classes": np.abs(np.take_along_axis(probabilities, classes, -1) - best).max() <= tolerance,
+        "top_k_classes": np.abs(np.take_along_axis(probabilities, classes, -1) - best).max()
+        <= tolerance,
         "top_k_labels": outputs["top_k_labels"].tolist() == names,
     }
     if wrong := [key for key, holds in checks.items() if not holds]:
-        raise ExportError(f"signature {what}: {', '.join(wrong)} do not follow from the logits and {LABELS_FILE}")
+        raise ExportError(
+            f"signature {what}: {', '.join(wrong)} do not follow from the logits and {LABELS_FILE}"
+        )
 
 
 def _encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
-    """Normalised images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so as to be resized."""
+    """Normalised images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so
+    as to be resized.
+    """
     pixels = to_pixels(images, processor.mean, processor.std)
     cut = pixels[:, :, : max(1, 2 * pixels.shape[2] // 3)]
     whole = [tf.io.encode_png(picture).numpy() for picture in pixels]

@@ -1,4 +1,6 @@
-"""What lies beside a .tflite file: `<name>.json`, which tells an app how to feed it, and `labels.txt`."""
+"""What lies beside a .tflite file: `<name>.json`, which tells an app how to feed it, and
+`labels.txt`.
+"""
 
 import hashlib
 import json
@@ -11,12 +13,17 @@ import numpy as np
 from deit_tf.data.preprocess import ImageProcessor
 
 LABELS_FILE = "labels.txt"
-# How pixels reach a file: normalised before, or as a camera gives them with the normalisation inside.
+# How pixels reach a file: normalised before, or as a camera gives them with the normalisation
+# inside.
 INPUTS = {"float32": "normalised: (pixel / 255 - mean) / std", "uint8": "pixels, 0..255"}
 
 
 def write_sidecar(
-    file: Path, processor: ImageProcessor | None, labels: Sequence[str] | None, input_type: str, verified: dict
+    file: Path,
+    processor: ImageProcessor | None,
+    labels: Sequence[str] | None,
+    input_type: str,
+    verified: dict,
 ) -> dict[str, Any]:
     """Write `<name>.json`, and `labels.txt` where there are labels, beside a .tflite file.
 
@@ -32,7 +39,14 @@ def write_sidecar(
         ValueError: If `labels.txt` is there with other labels.
     """
     content = {"file": file.name, "sha256": checksum(file), "bytes": file.stat().st_size}
-    content |= {"input": {"name": "images", "type": input_type, "values": INPUTS[input_type], "layout": "1, H, W, RGB"}}
+    content |= {
+        "input": {
+            "name": "images",
+            "type": input_type,
+            "values": INPUTS[input_type],
+            "layout": "1, H, W, RGB",
+        }
+    }
     if processor is not None:
         content |= {"image_size": list(processor.size), "resize_to": processor.before_crop}
         content |= {"interpolation": processor.interpolation, "preprocessing": str(processor)}
@@ -45,18 +59,32 @@ def write_sidecar(
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Refuse class names, by ValueError, that are not as many as the classes, or not text of one line each."""
+    """Refuse class names, by ValueError, that are not as many as the classes, or not text of one
+    line each.
+    """
     if len(labels) != classes:
-        raise ValueError(f"`labels` must name the {classes} classes of the model, in order. Received: {len(labels)}")
-    if bad := [label for label in labels if not isinstance(label, str) or label.splitlines() != [label]]:
-        raise ValueError(f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}")
+        raise ValueError(
+            f"`labels` must name the {classes} classes of the model, in order. Received: "
+            f"{len(labels)}"
+        )
+    if bad := [
+        label for label in labels if not isinstance(label, str) or label.splitlines() != [label]
+    ]:
+        raise ValueError(
+            f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}"
+        )
 
 
 def check_labels_beside(file: Path, labels: Sequence[str]) -> None:
-    """Refuse labels, by ValueError, that are not those in the `labels.txt` beside `file`, where there is one."""
+    """Refuse labels, by ValueError, that are not those in the `labels.txt` beside `file`, where
+    there is one.
+    """
     there = file.with_name(LABELS_FILE)
     if there.exists() and there.read_text(encoding="utf-8").splitlines() != list(labels):
-        raise ValueError(f"`labels` differ from those in {there}; export to another folder. Received: {labels[0]!r}...")
+        raise ValueError(
+            f"`labels` differ from those in {there}; export to another folder. Received: "
+            f"{labels[0]!r}..."
+        )
 
 
 def read_sidecar(file: str | Path) -> dict[str, Any]:
@@ -70,7 +98,9 @@ def read_sidecar(file: str | Path) -> dict[str, Any]:
         raise ValueError(f"{file} has no {path.name} beside it. Export it again, or copy both.")
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["sha256"] != checksum(Path(file)):
-        raise ValueError(f"{path} belongs to another {Path(file).name}: the checksum differs. Export it again.")
+        raise ValueError(
+            f"{path} belongs to another {Path(file).name}: the checksum differs. Export it again."
+        )
     return content
 
 
@@ -86,7 +116,9 @@ def checksum(file: Path) -> str:
 
 
 def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """The uint8 pixels [..., 3], 0..255, nearest to normalised images: the inverse of `normalize`."""
+    """The uint8 pixels [..., 3], 0..255, nearest to normalised images: the inverse of
+    `normalize`.
+    """
     pixels = (np.asarray(images) * np.asarray(std) + np.asarray(mean)) * 255
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 

@@ -1,6 +1,7 @@
 """Warm-up records of a SavedModel: requests that a server replays before a version takes traffic.
 
-https://www.tensorflow.org/tfx/serving/saved_model_warmup: a TFRecord file of tensorflow-serving-api's PredictionLog.
+https://www.tensorflow.org/tfx/serving/saved_model_warmup: a TFRecord file of
+tensorflow-serving-api's PredictionLog.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,11 @@ def write_warmup(
     Args:
         path: Folder of a version.
         name: Name of the model on the server.
-        signatures: The one input of each: a batch of encoded pictures (string [B]) or of images (float32 [B, H, W, 3]).
-        pictures: Encoded pictures, repeated to fill a batch. A batch of images is all zeros, of which a record
-            holds one: 32 images of 224 pixels would weigh 19 MB, and a network takes as long for any of them.
+        signatures: The one input of each: a batch of encoded pictures (string [B]) or of images
+            (float32 [B, H, W, 3]).
+        pictures: Encoded pictures, repeated to fill a batch. A batch of images is all zeros, of
+            which a record holds one: 32 images of 224 pixels would weigh 19 MB, and a network takes
+            as long for any of them.
         batch_sizes: The batch sizes that the server allows.
     """
     file = Path(path, WARMUP_FILE)
@@ -42,7 +45,9 @@ def write_warmup(
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name, request.model_spec.signature_name = name, signature
                 _fill(request.inputs[spec.name], spec, size, pictures)
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
                 writer.write(log.SerializeToString())
 
 
@@ -62,7 +67,9 @@ def read_warmup(path: str | Path) -> Iterator[predict_pb2.PredictRequest]:
         yield log.predict_log.request
 
 
-def replay_warmup(path: str | Path, run: Callable[[str, np.ndarray], Mapping[str, np.ndarray]]) -> int:
+def replay_warmup(
+    path: str | Path, run: Callable[[str, np.ndarray], Mapping[str, np.ndarray]]
+) -> int:
     """Answer every request of `read_warmup`, and count them.
 
     Args:
@@ -76,8 +83,12 @@ def replay_warmup(path: str | Path, run: Callable[[str, np.ndarray], Mapping[str
         (tensor,) = request.inputs.values()
         batch, signature = tf.make_ndarray(tensor), request.model_spec.signature_name
         for key, output in run(signature, batch).items():
-            if len(output) != len(batch) or not (output.dtype.kind == "O" or np.isfinite(output).all()):
-                raise ValueError(f"The warm-up of {signature}, batch {len(batch)}, gives no good {key!r}.")
+            if len(output) != len(batch) or not (
+                output.dtype.kind == "O" or np.isfinite(output).all()
+            ):
+                raise ValueError(
+                    f"The warm-up of {signature}, batch {len(batch)}, gives no good {key!r}."
+                )
         count += 1
     return count
 

@@ -1,4 +1,6 @@
-"""DeiT as a functional Keras model (Touvron et al. 2021, sections 3 and 4; facebookresearch/deit models.py)."""
+"""DeiT as a functional Keras model (Touvron et al. 2021, sections 3 and 4; facebookresearch/deit
+models.py).
+"""
 
 import keras
 import numpy as np
@@ -29,11 +31,19 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
     x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(image)  # [B, N, D]
     x = Tokens(config.distilled, name="tokens")(x)  # [B, N + 2, D]
     for i, rate in enumerate(np.linspace(0, config.drop_path_rate, config.depth)):
-        x = Block(config.num_heads, config.mlp_ratio, float(rate), config.layer_norm_eps, name=f"blocks.{i}")(x)
+        x = Block(
+            config.num_heads,
+            config.mlp_ratio,
+            float(rate),
+            config.layer_norm_eps,
+            name=f"blocks.{i}",
+        )(x)
     x = LayerNorm(epsilon=config.layer_norm_eps, name="norm")(x)
     logits = _head("head", config)(x[:, 0])  # [B, C]
     if config.distilled:
-        logits = keras.layers.Average(name="logits", dtype="float32")([logits, _head("head_dist", config)(x[:, 1])])
+        logits = keras.layers.Average(name="logits", dtype="float32")(
+            [logits, _head("head_dist", config)(x[:, 1])]
+        )
     return keras.Model(image, logits, name=name)
 
 
@@ -41,15 +51,16 @@ def heads(model: keras.Model) -> keras.Model:
     """Give each head of a DeiT its own output; the layers are shared with `model`.
 
     Returns:
-        A model from the same images to `{"cls": [B, C], "dist": [B, C]}` logits, or `{"cls": [B, C]}`
-        alone for a model without distillation token.
+        A model from the same images to `{"cls": [B, C], "dist": [B, C]}` logits, or `{"cls": [B,
+        C]}` alone for a model without distillation token.
     Raises:
         ValueError: If `model` has no layer named `head`.
     """
     layers = {layer.name: layer for layer in model.layers}
     if "head" not in layers:
         raise ValueError(
-            f"`heads` takes a model with a layer named 'head', as build_deit makes it. Received: {model.name}"
+            "`heads` takes a model with a layer named 'head', as build_deit makes it. "
+            f"Received: {model.name}"
         )
     outputs = {"cls": layers["head"].output}
     if "head_dist" in layers:
@@ -59,7 +70,9 @@ def heads(model: keras.Model) -> keras.Model:
 
 def _head(name: str, config: ModelConfig) -> keras.layers.Layer:
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
-    return keras.layers.Dense(config.num_classes, kernel_initializer=init, dtype="float32", name=name)
+    return keras.layers.Dense(
+        config.num_classes, kernel_initializer=init, dtype="float32", name=name
+    )
 
 
 def _check(config: ModelConfig) -> tuple[int, int]:
@@ -68,15 +81,20 @@ def _check(config: ModelConfig) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     for field in ("patch_size", "embed_dim", "depth", "num_heads", "num_classes"):
         if getattr(config, field) < 1:
-            raise ValueError(f"`{field}` must be positive. Received: {field}={getattr(config, field)}")
-    if min(height, width) < 1 or height % config.patch_size or width % config.patch_size:
+            raise ValueError(
+                f"`{field}` must be positive. Received: {field}={getattr(config, field)}"
+            )
+    patch = config.patch_size
+    if min(height, width) < 1 or height % patch or width % patch:
+        nearest = tuple(max(1, round(side / patch)) * patch for side in (height, width))
         raise ValueError(
-            f"`image_size` must be positive and a multiple of patch_size={config.patch_size} on both sides. "
-            f"Received: image_size={size}; the nearest that fits is "
-            f"{tuple(max(1, round(side / config.patch_size)) * config.patch_size for side in (height, width))}."
+            f"`image_size` must be positive and a multiple of patch_size={patch} on "
+            f"both sides. Received: image_size={size}; the nearest that fits is "
+            f"{nearest}."
         )
     if config.embed_dim % config.num_heads:
         raise ValueError(
-            f"`num_heads` must divide embed_dim={config.embed_dim}. Received: num_heads={config.num_heads}"
+            f"`num_heads` must divide embed_dim={config.embed_dim}. Received: "
+            f"num_heads={config.num_heads}"
         )
     return height, width

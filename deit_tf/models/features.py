@@ -1,4 +1,5 @@
-"""What a DeiT computes on the way to its logits: tokens, hidden states, attention maps and their rollout.
+"""What a DeiT computes on the way to its logits: tokens, hidden states, attention maps and their
+rollout.
 
 Both models share the layers of the one they are made from. Hugging Face calls the same things
 `output_hidden_states` and `output_attentions`; rollout is Abnar & Zuidema 2020, section 3.
@@ -16,10 +17,12 @@ def features(model: keras.Model) -> keras.Model:
     Args:
         model: From build_deit or create_model.
     Returns:
-        A model from the same images to `tokens` [B, N, D] after the final norm; `cls` [B, D] and, of a
-        distilled model, `dist` [B, D], the first of these tokens; `hidden_states` [B, depth + 1, N, D],
-        the embeddings and then what each block gives, before the final norm, as Hugging Face orders
-        them. For one output alone, which needs less memory: `keras.Model(f.input, f.output["cls"])`.
+        A model from the same images to `tokens` [B, N, D] after the final norm; `cls` [B, D] and,
+        of a distilled model, `dist` [B, D], the first of these tokens; `hidden_states` [B, depth +
+        1, N, D], the embeddings and then what each block gives, before the final norm, as Hugging
+        Face orders
+        them. For one output alone, which needs less memory: `keras.Model(f.input,
+            f.output["cls"])`.
     Raises:
         ValueError: If `model` is no DeiT classifier.
     Differs: Hugging Face gives the hidden states as a tuple; here they are stacked, for SavedModel.
@@ -29,7 +32,9 @@ def features(model: keras.Model) -> keras.Model:
     outputs = {"tokens": final, "cls": final[:, 0]}
     if tokens.distilled:
         outputs["dist"] = final[:, 1]
-    outputs["hidden_states"] = ops.stack([tokens.output, *(block.output for block in blocks)], axis=1)
+    outputs["hidden_states"] = ops.stack(
+        [tokens.output, *(block.output for block in blocks)], axis=1
+    )
     return keras.Model(model.input, outputs, name=f"{model.name}_features")
 
 
@@ -39,16 +44,19 @@ def attention_maps(model: keras.Model) -> keras.Model:
     Args:
         model: From build_deit or create_model.
     Returns:
-        A model from the same images to `attentions` [B, depth, h, N, N], whose rows (queries) sum to 1,
-        and `rollout` [B, H/P, W/P], non-negative and summing to 1: the share of each patch in the class
-        token, or in the mean of class and distillation token. Save or export it with `export`; `.keras`
-        files are for `model` itself.
+        A model from the same images to `attentions` [B, depth, h, N, N], whose rows (queries) sum
+        to 1, and `rollout` [B, H/P, W/P], non-negative and summing to 1: the share of each patch in
+        the class token, or in the mean of class and distillation token. Save or export it with
+        `export`; `.keras` files are for `model` itself.
     Raises:
         ValueError: If `model` is no DeiT classifier.
     """
     tokens, blocks = _trunk(model, "attention_maps")
     inputs = [tokens.output, *(block.output for block in blocks[:-1])]
-    maps = [AttentionWeights(block, name=f"{block.name}.weights")(x) for block, x in zip(blocks, inputs, strict=True)]
+    maps = [
+        AttentionWeights(block, name=f"{block.name}.weights")(x)
+        for block, x in zip(blocks, inputs, strict=True)
+    ]
     height, width = model.get_layer("patch_embed").grid(model.input_shape)
     outputs = {
         "attentions": ops.stack(maps, axis=1),
@@ -79,9 +87,11 @@ def rollout(attentions, prefix: int):
 
 
 class AttentionWeights(keras.layers.Layer):
-    """Attention weights [B, h, N, N] of a block that another model owns, from the block's input [B, N, D].
+    """Attention weights [B, h, N, N] of a block that another model owns, from the block's input [B,
+    N, D].
 
-    It has no config: what it shares with the other model would be copied, and no longer be the same.
+    It has no config: what it shares with the other model would be copied, and no longer be the
+        same.
     """
 
     def __init__(self, block: Block, **kwargs):
@@ -103,7 +113,7 @@ def _trunk(model: keras.Model, function: str) -> tuple[Tokens, list[Block]]:
     blocks = [layer for layer in model.layers if isinstance(layer, Block)]
     if "head" not in layers or not isinstance(layers.get("tokens"), Tokens) or not blocks:
         raise ValueError(
-            f"`{function}` takes a DeiT classifier as build_deit makes it; of a masked model, load the trunk into one "
-            f"(deit_tf.load_trunk). Received: {model.name}"
+            f"`{function}` takes a DeiT classifier as build_deit makes it; of a masked model, "
+            f"load the trunk into one (deit_tf.load_trunk). Received: {model.name}"
         )
     return layers["tokens"], blocks

@@ -1,7 +1,9 @@
-"""The arithmetic of the layers, in the forms that TensorFlow's graph rewriter fuses, with gradients by hand.
+"""The arithmetic of the layers, in the forms that TensorFlow's graph rewriter fuses, with gradients
+by hand.
 
-On two axes a matrix product, its bias and the exact GELU become one kernel (tensorflow/core/grappler/optimizers/
-remapper.cc). The automatic gradients of LayerNorm, GELU and softmax keep and touch several times the memory of the
+On two axes a matrix product, its bias and the exact GELU become one kernel
+(tensorflow/core/grappler/optimizers/ remapper.cc). The automatic gradients of LayerNorm, GELU and
+softmax keep and touch several times the memory of the
 formulas here, which serve `training` alone, for first derivatives. Shapes: M rows, K and U widths.
 """
 
@@ -24,15 +26,20 @@ def linear(x, kernel, bias):
 
 
 def _column_sums(x):
-    """Sums over the rows, [M, U] to [U]; as a product with ones, in under half the time of BiasAddGrad."""
+    """Sums over the rows, [M, U] to [U]; as a product with ones, in under half the time of
+    BiasAddGrad.
+    """
     return ops.matmul(ops.ones((1, ops.shape(x)[0]), x.dtype), x)[0]
 
 
 def gelu(x, training: bool):
-    """`x * Phi(x)` with Phi of the normal distribution: the exact GELU (Hendrycks & Gimpel 2016)."""
+    """`x * Phi(x)` with Phi of the normal distribution: the exact GELU (Hendrycks & Gimpel
+    2016).
+    """
     if training:
         return _gelu_for_training(x)
-    # Of its equivalent forms the rewriter knows this one alone; fused, it computes in float32 at every precision.
+    # Of its equivalent forms the rewriter knows this one alone; fused, it computes in float32 at
+    # every precision.
     return x * 0.5 * (ops.erf(x * SQRT_HALF) + 1.0)
 
 
@@ -51,13 +58,17 @@ def _gelu_for_training(x):
 
 
 def layer_norm(x, gamma, beta, epsilon: float, training: bool):
-    """Bring each row of [M, K] to mean 0 and variance 1, times gamma plus beta, both [K]; in float32 throughout."""
+    """Bring each row of [M, K] to mean 0 and variance 1, times gamma plus beta, both [K]; in
+    float32 throughout.
+    """
     if training:
         return _layer_norm_for_training(epsilon)(x, gamma, beta)
     centered, rate = _center(x, epsilon)
-    # gamma before the rate: after it, TFLite's converter folds gamma into the next kernel, and the activations of an
-    # int8 file are left with outlier channels that gamma damps.
-    return ops.cast(centered * ops.cast(gamma, "float32") * rate + ops.cast(beta, "float32"), x.dtype)
+    # gamma before the rate: after it, TFLite's converter folds gamma into the next kernel, and the
+    # activations of an int8 file are left with outlier channels that gamma damps.
+    return ops.cast(
+        centered * ops.cast(gamma, "float32") * rate + ops.cast(beta, "float32"), x.dtype
+    )
 
 
 def _center(x, epsilon: float):
@@ -81,7 +92,10 @@ def _layer_norm_for_training(epsilon: float):
             average = ops.reshape(wide_gamma / x.shape[-1], (-1, 1))  # [K, 1]
             mean, along = ops.matmul(g, average), ops.matmul(gy, average)  # [M, 1] each
             d_x = (g * wide_gamma - (y * along + mean)) * rate
-            d_gamma, d_beta = ops.cast(_column_sums(gy), gamma.dtype), ops.cast(_column_sums(g), beta.dtype)
+            d_gamma, d_beta = (
+                ops.cast(_column_sums(gy), gamma.dtype),
+                ops.cast(_column_sums(g), beta.dtype),
+            )
             return ops.cast(d_x, x.dtype), d_gamma, d_beta
 
         return ops.cast(normalized * wide_gamma + ops.cast(beta, "float32"), x.dtype), gradient
@@ -90,7 +104,9 @@ def _layer_norm_for_training(epsilon: float):
 
 
 def attention_weights(q, k):
-    """softmax(q k^T), the softmax in float32: [B, h, N, d] twice to [B, h, N, N], rows summing to 1."""
+    """softmax(q k^T), the softmax in float32: [B, h, N, d] twice to [B, h, N, N], rows summing to
+    1.
+    """
     scores = ops.matmul(q, ops.swapaxes(k, -2, -1))  # [B, h, N, N]
     return ops.cast(ops.softmax(ops.cast(scores, "float32"), axis=-1), q.dtype)
 
@@ -106,8 +122,11 @@ def _attention_for_training(q, k, v):
     mixed = ops.matmul(weights, v)  # [B, h, N, d]
 
     def gradient(upstream):  # [B, h, N, d]
-        # A row's sum of weights * d_weights, N products, is one of mixed * upstream, d products (FlashAttention, B.4).
-        along = ops.sum(ops.cast(mixed * upstream, "float32"), axis=-1, keepdims=True)  # [B, h, N, 1]
+        # A row's sum of weights * d_weights, N products, is one of mixed * upstream, d products
+        # (FlashAttention, B.4).
+        along = ops.sum(
+            ops.cast(mixed * upstream, "float32"), axis=-1, keepdims=True
+        )  # [B, h, N, 1]
         d_weights = ops.matmul(upstream, ops.swapaxes(v, -2, -1))  # [B, h, N, N]
         d_scores = weights * (d_weights - ops.cast(along, q.dtype))
         d_v = ops.matmul(ops.swapaxes(weights, -2, -1), upstream)

@@ -23,7 +23,10 @@ def _linear(units: int, name: str, **kwargs) -> keras.layers.Dense:
     TruncatedNormal cuts at 2 sigma and would give a deviation of 0.0176.
     """
     return keras.layers.Dense(
-        units, kernel_initializer=keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name, **kwargs
+        units,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=LINEAR_STD),
+        name=name,
+        **kwargs,
     )
 
 
@@ -35,7 +38,9 @@ def _project(layer: keras.layers.Dense, rows, training):
 
 
 def _tensor(variable):
-    """The value of a variable at the compute dtype; `keras.ops.convert_to_tensor` may hand back the variable itself."""
+    """The value of a variable at the compute dtype; `keras.ops.convert_to_tensor` may hand back the
+    variable itself.
+    """
     return ops.reshape(variable, variable.shape)
 
 
@@ -44,7 +49,8 @@ _DRAW: ContextVar = ContextVar("draw", default=None)
 
 @contextmanager
 def numbered_draw(number) -> Iterator[None]:
-    """While open, the masks of drop path are a pure function of each layer's seed and `number`, an integer tensor.
+    """While open, the masks of drop path are a pure function of each layer's seed and `number`, an
+    integer tensor.
 
     So they differ between replicas and come back after a restart; Keras's own state does neither.
     """
@@ -62,7 +68,9 @@ class StepSeed(keras.random.SeedGenerator):
         number = _DRAW.get()
         if number is None:
             return super().next(ordered)
-        return ops.stack([self.state[0], ops.cast(number, self.state.dtype)])  # [2]: the layer's seed, the number
+        return ops.stack(
+            [self.state[0], ops.cast(number, self.state.dtype)]
+        )  # [2]: the layer's seed, the number
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -88,7 +96,9 @@ class DropPath(keras.layers.Layer):
         if not training or not self.rate:
             return x
         shape = (ops.shape(x)[0],) + (1,) * (x.ndim - 1)
-        keep = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate  # [B, 1, ...]
+        keep = (
+            keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        )  # [B, 1, ...]
         return x * (ops.cast(keep, x.dtype) / (1 - self.rate))
 
     def compute_output_shape(self, shape):
@@ -104,7 +114,9 @@ class LayerNorm(keras.layers.LayerNormalization):
 
     def call(self, x, training=False):  # [..., D]
         rows = ops.reshape(x, (-1, x.shape[-1]))
-        rows = fused.layer_norm(rows, _tensor(self.gamma), _tensor(self.beta), self.epsilon, training)
+        rows = fused.layer_norm(
+            rows, _tensor(self.gamma), _tensor(self.beta), self.epsilon, training
+        )
         return ops.reshape(rows, (-1, *x.shape[1:]))
 
 
@@ -128,7 +140,9 @@ class Attention(keras.layers.Layer):
     def build(self, shape):
         width = shape[-1]
         if width % self.num_heads:
-            raise ValueError(f"`num_heads` must divide the width {width}. Received: num_heads={self.num_heads}")
+            raise ValueError(
+                f"`num_heads` must divide the width {width}. Received: num_heads={self.num_heads}"
+            )
         self.qkv = _linear(3 * width, "qkv", dtype=self.dtype_policy)
         self.proj = _linear(width, "proj", dtype=self.dtype_policy)
         self.qkv.build(shape)
@@ -179,7 +193,9 @@ class Mlp(keras.layers.Layer):
         self.fc2.build((*shape[:-1], self.hidden_dim))
 
     def call(self, x, training=False):  # [B, N, D]
-        hidden = _project(self.fc1, ops.reshape(x, (-1, x.shape[-1])), training)  # [B N, hidden_dim]
+        hidden = _project(
+            self.fc1, ops.reshape(x, (-1, x.shape[-1])), training
+        )  # [B N, hidden_dim]
         rows = _project(self.fc2, fused.gelu(hidden, training), training)  # [B N, D]
         return ops.reshape(rows, (-1, *x.shape[1:]))
 
@@ -201,7 +217,14 @@ class Block(keras.layers.Layer):
         layer_norm_eps: Added to the variance in both norms.
     """
 
-    def __init__(self, num_heads: int, mlp_ratio: float, drop_path_rate: float, layer_norm_eps: float, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        layer_norm_eps: float,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_ratio = num_heads, mlp_ratio
         self.drop_path_rate, self.layer_norm_eps = drop_path_rate, layer_norm_eps
@@ -214,7 +237,14 @@ class Block(keras.layers.Layer):
         self.norm2 = LayerNorm(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
         self.mlp = Mlp(int(shape[-1] * self.mlp_ratio), name="mlp", dtype=policy)
         self.drop_path2 = DropPath(self.drop_path_rate, name="drop_path2", dtype=policy)
-        for layer in (self.norm1, self.attn, self.drop_path1, self.norm2, self.mlp, self.drop_path2):
+        for layer in (
+            self.norm1,
+            self.attn,
+            self.drop_path1,
+            self.norm2,
+            self.mlp,
+            self.drop_path2,
+        ):
             layer.build(shape)
 
     def call(self, x, training=False):  # [B, N, D]
@@ -254,7 +284,8 @@ class PatchEmbed(keras.layers.Layer):
         self.patch_size, self.embed_dim = patch_size, embed_dim
 
     def build(self, shape):
-        # The original leaves this convolution as torch makes it: uniform within 1 / sqrt(fan in), the bias too.
+        # The original leaves this convolution as torch makes it: uniform within 1 / sqrt(fan in),
+        # the bias too.
         bound = (self.patch_size**2 * shape[-1]) ** -0.5
         self.proj = keras.layers.Conv2D(
             self.embed_dim,
@@ -285,7 +316,8 @@ class PatchEmbed(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("deit_tf")
 class Tokens(keras.layers.Layer):
-    """Put the class token, and the distillation token, before the patches and add the position embedding.
+    """Put the class token, and the distillation token, before the patches and add the position
+    embedding.
 
     Args:
         distilled: Whether there is a distillation token, at index 1.
@@ -301,7 +333,9 @@ class Tokens(keras.layers.Layer):
         self.distilled = distilled
 
     def _tokens(self, name: str, count: int, width: int):
-        return self.add_weight((1, count, width), keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name)
+        return self.add_weight(
+            (1, count, width), keras.initializers.RandomNormal(stddev=LINEAR_STD), name=name
+        )
 
     def build(self, shape):
         patches, width = shape[1:]
@@ -360,8 +394,8 @@ class PixelShuffle(keras.layers.Layer):
     Args:
         scale: Pixels per cell and axis.
     Call arguments:
-        x: [B, h, w, C * scale * scale], channels in torch's order (channel, row, column); TensorFlow's
-            depth_to_space has (row, column, channel).
+        x: [B, h, w, C * scale * scale], channels in torch's order (channel, row, column);
+            TensorFlow's depth_to_space has (row, column, channel).
     Returns:
         [B, h * scale, w * scale, C].
     """

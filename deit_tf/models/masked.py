@@ -16,16 +16,21 @@ from deit_tf.models.layers import LINEAR_STD, Block, MaskPatches, PixelShuffle
 
 @keras.saving.register_keras_serializable("deit_tf")
 class MaskedLoss(keras.losses.Loss):
-    """`losses.masked_l1` of `{"image", "mask"}` and a reconstruction, as a share of the replicas' sum."""
+    """`losses.masked_l1` of `{"image", "mask"}` and a reconstruction, as a share of the replicas'
+    sum.
+    """
 
     def call(self, y_true, y_pred):
-        """The loss of a batch, [1]: Keras divides by the number of replicas only what it has to reduce."""
+        """The loss of a batch, [1]: Keras divides by the number of replicas only what it has to
+        reduce.
+        """
         return losses.masked_l1(y_true["image"], y_pred, y_true["mask"])[None]
 
 
 @keras.saving.register_keras_serializable("deit_tf")
 class MaskedImageModel(keras.Model):
-    """A functional model from `{"image", "mask"}` to a reconstruction; `fit` needs an optimizer and no loss.
+    """A functional model from `{"image", "mask"}` to a reconstruction; `fit` needs an optimizer and
+    no loss.
 
     A data set for `fit` gives the inputs alone: the image is its own target.
     """
@@ -62,7 +67,8 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
     patch_embed, tokens = trunk.get_layer("patch_embed"), trunk.get_layer("tokens")
     rows, columns = patch_embed.grid(trunk.input_shape)
     image = keras.Input(trunk.input_shape[1:], name="image")
-    # Numbers and not bool: under MirroredStrategy Keras 3.15 adds up the first batch of all replicas.
+    # Numbers and not bool: under MirroredStrategy Keras 3.15 adds up the first batch of all
+    # replicas.
     mask = keras.Input((rows * columns,), name="mask")
     x = tokens(MaskPatches(name="mask_patches")(patch_embed(image), mask))  # [B, N + 2, D]
     for block in (layer for layer in trunk.layers if isinstance(layer, Block)):
@@ -76,4 +82,6 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
 
 def _decoder(patch_size: int) -> keras.layers.Layer:
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
-    return keras.layers.Conv2D(CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0")
+    return keras.layers.Conv2D(
+        CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0"
+    )

@@ -41,7 +41,8 @@ def build_regnety(
     image_size: Size,
     name: str = "regnety",
 ) -> keras.Model:
-    """Build a RegNetY from the parameters of its widths (RegNet paper, section 3.3): u_j = w0 + wa * j.
+    """Build a RegNetY from the parameters of its widths (RegNet paper, section 3.3): u_j = w0 + wa
+    * j.
 
     Args:
         depth: Number of blocks over all stages.
@@ -56,7 +57,9 @@ def build_regnety(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = keras.Input((height, width, CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, STEM_WIDTH, 3, "stem", stride=2))
-    for stage, (channels, blocks, group) in enumerate(_stages(depth, w0, wa, wm, group_width), start=1):
+    for stage, (channels, blocks, group) in enumerate(
+        _stages(depth, w0, wa, wm, group_width), start=1
+    ):
         for block in range(1, blocks + 1):
             x = _block(x, channels, group, stride=2 if block == 1 else 1, name=f"s{stage}.b{block}")
     x = layers.GlobalAveragePooling2D(name="head.global_pool")(x)  # [B, channels]
@@ -65,7 +68,9 @@ def build_regnety(
     return keras.Model(image, logits, name=name)
 
 
-def _stages(depth: int, w0: int, wa: float, wm: float, group_width: int) -> list[tuple[int, int, int]]:
+def _stages(
+    depth: int, w0: int, wa: float, wm: float, group_width: int
+) -> list[tuple[int, int, int]]:
     """Channels, number of blocks and group width of each stage."""
     continuous = w0 + wa * np.arange(depth)
     powers = np.round(np.log(continuous / w0) / np.log(wm))
@@ -82,7 +87,9 @@ def _block(x, channels: int, group_width: int, stride: int, name: str):
     entering = x.shape[-1]
     shortcut = x
     x = layers.ReLU()(_conv_norm(x, channels, 1, f"{name}.conv1"))
-    x = layers.ReLU()(_conv_norm(x, channels, 3, f"{name}.conv2", stride, groups=channels // group_width))
+    x = layers.ReLU()(
+        _conv_norm(x, channels, 3, f"{name}.conv2", stride, groups=channels // group_width)
+    )
     x = _squeeze_excite(x, round(entering * SE_RATIO), f"{name}.se")
     # A last norm that starts at 0 makes a fresh block the identity (timm, zero_init_last).
     x = _conv_norm(x, channels, 1, f"{name}.conv3", gamma="zeros")
@@ -91,14 +98,24 @@ def _block(x, channels: int, group_width: int, stride: int, name: str):
     return layers.ReLU()(layers.Add()([x, shortcut]))
 
 
-def _conv_norm(x, channels: int, kernel: int, name: str, stride: int = 1, groups: int = 1, gamma: str = "ones"):
+def _conv_norm(
+    x, channels: int, kernel: int, name: str, stride: int = 1, groups: int = 1, gamma: str = "ones"
+):
     if kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2)(x)  # "same" would pad one side only at stride 2
     init = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     x = layers.Conv2D(
-        channels, kernel, stride, groups=groups, use_bias=False, kernel_initializer=init, name=f"{name}.conv"
+        channels,
+        kernel,
+        stride,
+        groups=groups,
+        use_bias=False,
+        kernel_initializer=init,
+        name=f"{name}.conv",
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}.bn")(x)
+    return layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}.bn"
+    )(x)
 
 
 def _squeeze_excite(x, squeezed: int, name: str):

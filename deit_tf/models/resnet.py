@@ -1,4 +1,6 @@
-"""ResNet for small images (He et al. 2016, section 4.2): the teacher where a RegNetY would be too large."""
+"""ResNet for small images (He et al. 2016, section 4.2): the teacher where a RegNetY would be too
+large.
+"""
 
 import difflib
 
@@ -11,7 +13,14 @@ CHANNELS = 3
 WIDTHS = (16, 32, 64)  # of the three stages
 
 # name: blocks per stage; the paper's table 6
-RESNET: dict[str, int] = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+RESNET: dict[str, int] = {
+    "resnet8": 1,
+    "resnet20": 3,
+    "resnet32": 5,
+    "resnet44": 7,
+    "resnet56": 9,
+    "resnet110": 18,
+}
 
 
 def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) -> keras.Model:
@@ -25,7 +34,9 @@ def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) ->
     """
     if name not in RESNET:
         nearest = difflib.get_close_matches(name, RESNET, n=3) or list(RESNET)
-        raise ValueError(f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
+        raise ValueError(
+            f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
+        )
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = keras.Input((height, width, CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, WIDTHS[0], 3, 1))
@@ -46,5 +57,7 @@ def _block(x, channels: int, stride: int):
 
 
 def _conv_norm(x, channels: int, kernel: int, stride: int):
-    x = layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = layers.Conv2D(
+        channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)

@@ -35,5 +35,7 @@ def find_variant(name: str) -> ModelConfig:
     """
     if name not in VARIANTS:
         nearest = difflib.get_close_matches(name, VARIANTS, n=3) or list(VARIANTS)
-        raise ValueError(f"Unknown model name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?")
+        raise ValueError(
+            f"Unknown model name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
+        )
     return VARIANTS[name]

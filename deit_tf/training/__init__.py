@@ -1,1 +1,3 @@
-"""One step, and many: the trainer, its optimizer, the loop, checkpoints, replicas. Knows no teacher."""
+"""One step, and many: the trainer, its optimizer, the loop, checkpoints, replicas. Knows no
+teacher.
+"""

@@ -1,7 +1,9 @@
-"""Checkpoints of a running training: whole files, checked when they are read, so that a run survives any stop.
+"""Checkpoints of a running training: whole files, checked when they are read, so that a run
+survives any stop.
 
-`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and in its metadata
-where the run stands. These are for going on with a run; models to use are `.keras` files.
+`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and
+in its metadata where the run stands. These are for going on with a run; models to use are `.keras`
+files.
 """
 
 import hashlib
@@ -73,14 +75,19 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
-                save_file(state, temporary, {"position": json.dumps(asdict(position)), "checksum": _checksum(state)})
+                save_file(
+                    state,
+                    temporary,
+                    {"position": json.dumps(asdict(position)), "checksum": _checksum(state)},
+                )
                 _sync(temporary)
             _sync(self.folder)
         except (OSError, SafetensorError) as error:
             size = sum(array.nbytes for array in state.values()) / 1e6
             raise OSError(
-                f"The checkpoint of step {steps} ({size:.1f} MB) could not be written to {self.folder}: {error}. "
-                "The checkpoints before it are whole: free some space and run the same command again."
+                f"The checkpoint of step {steps} ({size:.1f} MB) could not be written to "
+                f"{self.folder}: {error}. The checkpoints before it are whole: free some space "
+                "and run the same command again."
             ) from error
         for old in self.files()[: -self.keep]:
             if old.name != f"step-{position.best_step or 0:09d}.safetensors":
@@ -99,10 +106,14 @@ class Checkpoints:
                 log.warning("%s is damaged (%s): going back to the one before.", file, error)
                 continue
             _assign(state, variables, file)
-            log.info("Going on from %s: %d epochs and %d steps.", file, position.epoch, position.step)
+            log.info(
+                "Going on from %s: %d epochs and %d steps.", file, position.epoch, position.step
+            )
             return position
         if self.files():
-            raise ValueError(f"No checkpoint in {self.folder} is whole. Pass --overwrite to start over.")
+            raise ValueError(
+                f"No checkpoint in {self.folder} is whole. Pass --overwrite to start over."
+            )
         return None
 
 
@@ -116,9 +127,16 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], Position]:
 
 
 def _assign(state: dict[str, np.ndarray], variables: dict[str, keras.Variable], file: Path) -> None:
-    differing = {name for name in state.keys() & variables.keys() if state[name].shape != tuple(variables[name].shape)}
+    differing = {
+        name
+        for name in state.keys() & variables.keys()
+        if state[name].shape != tuple(variables[name].shape)
+    }
     if wrong := sorted((state.keys() ^ variables.keys()) | differing):
-        raise ValueError(f"{file} is of another model: {', '.join(wrong[:5])} differ. Pass --overwrite to start over.")
+        raise ValueError(
+            f"{file} is of another model: {', '.join(wrong[:5])} differ. Pass --overwrite to "
+            "start over."
+        )
     for name, variable in variables.items():
         variable.assign(state[name])
 

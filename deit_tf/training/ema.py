@@ -1,6 +1,8 @@
-"""Exponential moving average of a network's weights, held by a second network of the same architecture.
+"""Exponential moving average of a network's weights, held by a second network of the same
+architecture.
 
-As timm's ModelEma (timm/utils/model_ema.py) and tensorflow-addons' MovingAverage, it starts at the initial weights.
+As timm's ModelEma (timm/utils/model_ema.py) and tensorflow-addons' MovingAverage, it starts at the
+initial weights.
 """
 
 import keras
@@ -12,17 +14,20 @@ class Ema:
 
     Args:
         network: Whose weights to average; trainable or not, all of them, as timm does.
-        decay: Share d in [0, 1) of the average that stays at each update: d * average + (1 - d) * weights.
-            The original keeps 0.99996, sensible from about 50,000 updates on.
+        decay: Share d in [0, 1) of the average that stays at each update: d * average + (1 - d) *
+            weights. The original keeps 0.99996, sensible from about 50,000 updates on.
     Raises:
         ValueError: If `decay` lies outside [0, 1).
-    Differs: `ema_momentum` of a Keras optimizer starts at the weights after the first step, and overwrites
-        the raw weights at the end of `fit`; here they stay apart.
+    Differs: `ema_momentum` of a Keras optimizer starts at the weights after the first step, and
+        overwrites the raw weights at the end of `fit`; here they stay apart.
     """
 
     def __init__(self, network: keras.Model, decay: float):
         if not 0 <= decay < 1:
-            raise ValueError(f"`ema_decay` lies in [0, 1), or is None for no average. Received: ema_decay={decay}")
+            raise ValueError(
+                "`ema_decay` lies in [0, 1), or is None for no average. Received: "
+                f"ema_decay={decay}"
+            )
         self.decay = decay
         self.network = keras.models.clone_model(network)
         self.network.set_weights(network.get_weights())
@@ -34,7 +39,9 @@ class Ema:
             network: The network after a step.
             applied: bool []; false leaves the average as it is, after a step that was skipped.
         """
-        pairs = [(a.value, w.value) for a, w in zip(self.network.weights, network.weights, strict=True)]
+        pairs = [
+            (a.value, w.value) for a, w in zip(self.network.weights, network.weights, strict=True)
+        ]
 
         def move(average, weight, applied):
             average.assign_add(tf.where(applied, (1 - self.decay) * (weight - average), 0))

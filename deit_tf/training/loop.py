@@ -1,6 +1,8 @@
-"""The loop over epochs: steps, evaluation, figures, checkpoints; it starts wherever the last checkpoint stands.
+"""The loop over epochs: steps, evaluation, figures, checkpoints; it starts wherever the last
+checkpoint stands.
 
-Keras's own `fit` runs the same `train_step`, but goes on neither in the middle of an epoch nor on several machines.
+Keras's own `fit` runs the same `train_step`, but goes on neither in the middle of an epoch nor on
+several machines.
 """
 
 import logging
@@ -24,7 +26,12 @@ log = logging.getLogger(__name__)
 
 OVERFLOWS = 20  # steps in a row that float16 may skip
 # What the workers of a cluster see where one of them is gone.
-_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+_GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ class Loop:
         first = position.epoch * self.steps + position.step
         if meet(self.strategy, first) != first:
             raise ValueError(
-                f"`out` must be one folder that all workers share: here a run would go on at step {first}, and with "
-                "others elsewhere."
+                "`out` must be one folder that all workers share: here a run would go on at "
+                f"step {first}, and with others elsewhere."
             )
         self.curves.keep(position.epoch)
         train = _function(self.strategy, self.trainer.train_step, self.xla)
@@ -84,19 +91,29 @@ class Loop:
         if self.trainer.ema:
             judges["val_ema_"] = self.trainer.over(self.trainer.ema.network)
             judges["val_ema_"].compile()
-        evaluate = {prefix: (judge, _function(self.strategy, judge.test_step)) for prefix, judge in judges.items()}
+        evaluate = {
+            prefix: (judge, _function(self.strategy, judge.test_step))
+            for prefix, judge in judges.items()
+        }
         with self._told(first) as step_of_run:
             iterator = iter(distribute(self.batches(first), self.strategy))
             while position.epoch < self.epochs:
                 figures = self._train_epoch(train, iterator, position, variables, step_of_run)
                 for prefix, (judge, function) in evaluate.items():
-                    figures |= {f"{prefix}{name}": value for name, value in self._evaluate(judge, function).items()}
+                    figures |= {
+                        f"{prefix}{name}": value
+                        for name, value in self._evaluate(judge, function).items()
+                    }
                 position = self._end_epoch(figures, position, variables)
 
-    def _train_epoch(self, train, iterator, position: Position, variables, step_of_run) -> dict[str, float]:
+    def _train_epoch(
+        self, train, iterator, position: Position, variables, step_of_run
+    ) -> dict[str, float]:
         """The steps that `position` leaves of its epoch."""
         log.info("Epoch %d of %d", position.epoch + 1, self.epochs)
-        progress = keras.utils.Progbar(self.steps, verbose=_verbosity(self.strategy), unit_name="step")
+        progress = keras.utils.Progbar(
+            self.steps, verbose=_verbosity(self.strategy), unit_name="step"
+        )
         self.trainer.reset_metrics()
         guard = _Guard(self, position)
         started, waited = time.perf_counter(), 0.0
@@ -111,7 +128,9 @@ class Loop:
             progress.update(step, seen.items(), finalize=False)
             if self.every_steps and step_of_run[0] % self.every_steps == 0 and step < self.steps:
                 self.checkpoints.write(
-                    variables, replace(position, step=step, figures=self._figures(position, step)), step_of_run[0]
+                    variables,
+                    replace(position, step=step, figures=self._figures(position, step)),
+                    step_of_run[0],
                 )
         seconds = time.perf_counter() - started
         figures = self._figures(position, self.steps)
@@ -125,12 +144,16 @@ class Loop:
         }
 
     def _figures(self, position: Position, step: int) -> dict[str, float]:
-        """Means over the epoch up to `step`, with what they were at `position`, where the run went on."""
+        """Means over the epoch up to `step`, with what they were at `position`, where the run went
+        on.
+        """
         now = _floats(self.trainer.get_metrics_result())
         if not position.figures:
             return now
         done = position.step / step
-        both = {name: done * value + (1 - done) * now[name] for name, value in position.figures.items()}
+        both = {
+            name: done * value + (1 - done) * now[name] for name, value in position.figures.items()
+        }
         if "skipped_steps" in now:
             both["skipped_steps"] = position.figures["skipped_steps"] + now["skipped_steps"]
         return both
@@ -147,8 +170,9 @@ class Loop:
         epoch = position.epoch + 1
         if not math.isfinite(figures["val_loss"]):
             raise FloatingPointError(
-                f"The held-out loss is {figures['val_loss']} after epoch {epoch} in {self.precision}, though that of "
-                f"training is finite. {_REMEDY} The last checkpoint is from before this epoch's end."
+                f"The held-out loss is {figures['val_loss']} after epoch {epoch} in "
+                f"{self.precision}, though that of training is finite. {_REMEDY} The last "
+                "checkpoint is from before this epoch's end."
             )
         score = figures.get("val_accuracy", -figures["val_loss"])
         following = Position(epoch, best=position.best, best_step=position.best_step)
@@ -156,8 +180,15 @@ class Loop:
             following = replace(following, best=score, best_step=epoch * self.steps)
             self.on_best()
         self.curves.write(epoch, figures)
-        told = [name for name in figures if name.endswith(("val_loss", "val_accuracy", "ema_loss", "ema_accuracy"))]
-        log.info("Held out: %s", ", ".join(f"{name[4:].replace('_', ' ')} {figures[name]:.4f}" for name in told))
+        told = [
+            name
+            for name in figures
+            if name.endswith(("val_loss", "val_accuracy", "ema_loss", "ema_accuracy"))
+        ]
+        log.info(
+            "Held out: %s",
+            ", ".join(f"{name[4:].replace('_', ' ')} {figures[name]:.4f}" for name in told),
+        )
         self.checkpoints.write(variables, following, epoch * self.steps)
         return following
 
@@ -171,12 +202,15 @@ class Loop:
             if self.strategy.cluster_resolver is None:
                 raise
             raise ConnectionError(
-                f"A worker of the cluster is gone at step {step[0]}. Run the same command again on all workers: "
-                "the training goes on from its last checkpoint."
+                f"A worker of the cluster is gone at step {step[0]}. Run the same command again "
+                "on all workers: the training goes on from its last checkpoint."
             ) from error
 
 
-_REMEDY = "Lower `optim.lr`, lengthen `optim.warmup_epochs`, set `optim.clip_norm` (1.0, say), or train in float32."
+_REMEDY = (
+    "Lower `optim.lr`, lengthen `optim.warmup_epochs`, set `optim.clip_norm` (1.0, say), or "
+    "train in float32."
+)
 
 
 class _Guard:
@@ -193,20 +227,34 @@ class _Guard:
         if not wrong and self.streak < OVERFLOWS:
             return
         loop = self.loop
-        what = f"The {wrong[0].replace('_', ' ')} is {seen[wrong[0]]}" if wrong else f"{OVERFLOWS} steps overflowed"
+        what = (
+            f"The {wrong[0].replace('_', ' ')} is {seen[wrong[0]]}"
+            if wrong
+            else f"{OVERFLOWS} steps overflowed"
+        )
         raise FloatingPointError(
             f"{what} at step {step} of epoch {self.position.epoch + 1}, at learning rate "
             f"{float(loop.trainer.optimizer.learning_rate):.3g} in {loop.precision}. {_REMEDY} "
-            + (f"The last good checkpoint is {files[-1]}." if (files := loop.checkpoints.files()) else "")
+            + (
+                f"The last good checkpoint is {files[-1]}."
+                if (files := loop.checkpoints.files())
+                else ""
+            )
         )
 
 
 def variables_of(trainer: Trainer) -> dict[str, keras.Variable]:
-    """Everything that a step changes, by group and number: Keras's own names change from run to run in one process."""
+    """Everything that a step changes, by group and number: Keras's own names change from run to run
+    in one process.
+    """
     groups = {"network": trainer.network.weights, "optimizer": trainer.optimizer.variables}
     if trainer.ema:
         groups["ema"] = trainer.ema.network.weights
-    return {f"{group}/{i:04d}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
+    return {
+        f"{group}/{i:04d}": variable
+        for group, variables in groups.items()
+        for i, variable in enumerate(variables)
+    }
 
 
 def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):
@@ -214,7 +262,9 @@ def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):
 
     def of_batch(batch):
         figures = strategy.run(step, (batch,))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
+        return {
+            name: strategy.experimental_local_results(value)[0] for name, value in figures.items()
+        }
 
     return tf.function(of_batch, jit_compile=xla or None, autograph=False)
 

@@ -1,4 +1,6 @@
-"""The original's optimizer: AdamW under a warmed-up cosine (facebookresearch/deit main.py; timm 0.3.2 cosine_lr.py)."""
+"""The original's optimizer: AdamW under a warmed-up cosine (facebookresearch/deit main.py; timm
+0.3.2 cosine_lr.py).
+"""
 
 import math
 import re
@@ -9,18 +11,22 @@ from keras import ops
 from deit_tf.config import OptimConfig
 
 REFERENCE_BATCH = 512
-# Rank-1 weights are not decayed either: biases and norms. dist_token is decayed, as in the original.
+# Rank-1 weights are not decayed either: biases and norms. dist_token is decayed, as in the
+# original.
 NOT_DECAYED = ("pos_embed", "cls_token")
 
 
 def scaled_lr(config: OptimConfig, batch_size: int) -> float:
-    """Peak learning rate for a batch of `batch_size` images: lr * batch_size / 512 (paper, section 6)."""
+    """Peak learning rate for a batch of `batch_size` images: lr * batch_size / 512 (paper, section
+    6).
+    """
     return config.lr * batch_size / REFERENCE_BATCH if config.scale_lr else config.lr
 
 
 @keras.saving.register_keras_serializable("deit_tf")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then the cosine that has run since step 0 (timm's, not shifted by the warm-up).
+    """Linear warm-up, then the cosine that has run since step 0 (timm's, not shifted by the
+    warm-up).
 
     Args:
         peak: Learning rate that the warm-up aims at.
@@ -28,8 +34,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Steps of the warm-up.
         warmup_lr: Learning rate of step 0.
         min_lr: Learning rate after `total_steps`.
-        held_steps: None changes the rate at every step. A number holds it for as many steps, an epoch, and lags one
-            epoch behind, so that the first two share `warmup_lr`, as the original's does.
+        held_steps: None changes the rate at every step. A number holds it for as many steps, an
+            epoch, and lags one epoch behind, so that the first two share `warmup_lr`, as the
+            original's does.
     Raises:
         ValueError: If there is no step, or the warm-up is longer than the run.
     Differs: steps by default, where the original holds the rate for an epoch and lags one behind;
@@ -47,8 +54,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     ):
         if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
             raise ValueError(
-                "`warmup_steps` lies between 0 and `total_steps`, which is at least 1; shorten the warm-up or train "
-                f"longer. Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
+                "`warmup_steps` lies between 0 and `total_steps`, which is at least 1; shorten "
+                f"the warm-up or train longer. Received: warmup_steps={warmup_steps}, "
+                f"total_steps={total_steps}"
             )
         self.peak, self.min_lr, self.warmup_lr = peak, min_lr, warmup_lr
         self.total_steps, self.warmup_steps, self.held_steps = total_steps, warmup_steps, held_steps
@@ -74,24 +82,29 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class LayerDecay:
-    """Mix-in of an optimizer: the original's rule of what is decayed, and learning rates that fall from block to block.
+    """Mix-in of an optimizer: the original's rule of what is decayed, and learning rates that fall
+    from block to block.
 
-    Both are worked out whenever the optimizer is built, so that they outlive saving and loading, where Keras
-    forgets `exclude_from_weight_decay`.
+    Both are worked out whenever the optimizer is built, so that they outlive saving and loading,
+    where Keras forgets `exclude_from_weight_decay`.
 
-    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay(); for `layer_decay`
-        timm's param_groups_layer_decay.
+    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay(); for
+        `layer_decay` timm's param_groups_layer_decay.
     """
 
     layer_decay = 1.0
 
     def build(self, variables):
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"`layer_decay` lies in (0, 1]. Received: layer_decay={self.layer_decay}")
+            raise ValueError(
+                f"`layer_decay` lies in (0, 1]. Received: layer_decay={self.layer_decay}"
+            )
         if not self.built:
             self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
             scales = layer_scales(variables, self.layer_decay)
-            self._scales = {self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)}
+            self._scales = {
+                self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)
+            }
         super().build(variables)
 
     def scale_of(self, variable) -> float:
@@ -109,8 +122,8 @@ class AdamW(LayerDecay, keras.optimizers.AdamW):
     Takes the arguments of keras.optimizers.AdamW as well.
 
     Args:
-        layer_decay: Factor in (0, 1] of the learning rate, weight decay included, from each block to the one
-            below it; 1 trains all layers alike.
+        layer_decay: Factor in (0, 1] of the learning rate, weight decay included, from each block
+            to the one below it; 1 trains all layers alike.
     """
 
     def __init__(
@@ -148,10 +161,18 @@ class SGD(LayerDecay, keras.optimizers.SGD):
         momentum: Share of the last step's direction that stays.
         layer_decay: As of AdamW.
     Source: timm 0.3.2 optim_factory.py, `sgd`; torch.optim.SGD.
-    Differs: keras.optimizers.SGD keeps the learning rate in its momentum, and decays apart from the gradient.
+    Differs: keras.optimizers.SGD keeps the learning rate in its momentum, and decays apart from the
+        gradient.
     """
 
-    def __init__(self, learning_rate=1e-2, weight_decay=1e-4, momentum=0.9, layer_decay: float = 1.0, **kwargs):
+    def __init__(
+        self,
+        learning_rate=1e-2,
+        weight_decay=1e-4,
+        momentum=0.9,
+        layer_decay: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(learning_rate, momentum, nesterov=True, **kwargs)
         self.decay, self.layer_decay = weight_decay, layer_decay
 
@@ -171,11 +192,15 @@ class SGD(LayerDecay, keras.optimizers.SGD):
 
 
 def layer_scales(variables: list[keras.Variable], layer_decay: float) -> list[float]:
-    """Factor of the learning rate for each variable: 1 for norm and heads, less by one power for each layer down.
+    """Factor of the learning rate for each variable: 1 for norm and heads, less by one power for
+    each layer down.
 
     The last block has power 1, the first as many as there are blocks, patches and tokens one more.
     """
-    blocks = [int(found[1]) if (found := re.search(r"(?:^|/)blocks\.(\d+)/", v.path)) else None for v in variables]
+    blocks = [
+        int(found[1]) if (found := re.search(r"(?:^|/)blocks\.(\d+)/", v.path)) else None
+        for v in variables
+    ]
     depth = max((block + 1 for block in blocks if block is not None), default=0)
 
     def power(variable, block):
@@ -192,7 +217,9 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) > 1 and variable.name not in NOT_DECAYED
 
 
-def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> AdamW | SGD:
+def build_optimizer(
+    config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int
+) -> AdamW | SGD:
     """Make the optimizer of a run.
 
     Args:
@@ -217,4 +244,11 @@ def build_optimizer(config: OptimConfig, batch_size: int, steps_per_epoch: int, 
     )
     if config.optimizer == "sgd":
         return SGD(schedule, config.weight_decay, config.momentum, config.layer_decay)
-    return AdamW(schedule, config.weight_decay, config.beta_1, config.beta_2, config.epsilon, config.layer_decay)
+    return AdamW(
+        schedule,
+        config.weight_decay,
+        config.beta_1,
+        config.beta_2,
+        config.epsilon,
+        config.layer_decay,
+    )

@@ -1,4 +1,5 @@
-"""Where a run trains: one device, all GPUs of a machine, or several machines; TensorFlow's own tf.distribute.
+"""Where a run trains: one device, all GPUs of a machine, or several machines; TensorFlow's own
+tf.distribute.
 
 A global batch is the same whatever the number of replicas: each takes its slice of it.
 """
@@ -13,7 +14,8 @@ Strategy = Literal["none", "mirrored", "multi_worker"]
 
 
 def open_strategy(name: Strategy) -> tf.distribute.Strategy:
-    """Open a strategy by its name in the config; `multi_worker` before TensorFlow has computed anything.
+    """Open a strategy by its name in the config; `multi_worker` before TensorFlow has computed
+    anything.
 
     Raises:
         ValueError: For `multi_worker` without a TF_CONFIG that names a cluster.
@@ -24,8 +26,9 @@ def open_strategy(name: Strategy) -> tf.distribute.Strategy:
     if name == "multi_worker":
         if not _names_a_cluster(os.environ.get("TF_CONFIG", "")):
             raise ValueError(
-                "`strategy` multi_worker needs the environment variable TF_CONFIG on every machine, as in "
-                '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}. '
+                "`strategy` multi_worker needs the environment variable TF_CONFIG on every "
+                'machine, as in {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+                '"task": {"type": "worker", "index": 0}}. '
                 f"Received: {os.environ.get('TF_CONFIG')!r}"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -55,7 +58,9 @@ def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
 
     @tf.function
     def mean():
-        return strategy.reduce("MEAN", strategy.run(lambda: tf.constant(number, tf.float64)), axis=None)
+        return strategy.reduce(
+            "MEAN", strategy.run(lambda: tf.constant(number, tf.float64)), axis=None
+        )
 
     return float(mean())
 
@@ -69,8 +74,9 @@ def check_batch(batch_size: int, replicas: int, micro_batches: int) -> None:
     if micro_batches < 1 or batch_size % (replicas * micro_batches):
         parts = replicas * max(micro_batches, 1)
         raise ValueError(
-            f"`data.batch_size` must be a multiple of {replicas} replicas times {micro_batches} micro-batches; the "
-            f"nearest is {max(1, round(batch_size / parts)) * parts}. Received: {batch_size}"
+            f"`data.batch_size` must be a multiple of {replicas} replicas times {micro_batches} "
+            f"micro-batches; the nearest is {max(1, round(batch_size / parts)) * parts}. "
+            f"Received: {batch_size}"
         )
 
 
@@ -78,8 +84,8 @@ def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
     """Give each replica its slice of every global batch, in order.
 
     Args:
-        batches: Global batches, all full. With several workers each of them computes the whole batch, as mixup
-            pairs its images across the whole of it.
+        batches: Global batches, all full. With several workers each of them computes the whole
+            batch, as mixup pairs its images across the whole of it.
         strategy: Where they go.
     """
     replicas = strategy.num_replicas_in_sync
@@ -91,7 +97,9 @@ def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
         first = context.input_pipeline_id * local
 
         def slices(*batch):
-            mine = tf.nest.map_structure(lambda x: _split(x, replicas)[first : first + local], batch)
+            mine = tf.nest.map_structure(
+                lambda x: _split(x, replicas)[first : first + local], batch
+            )
             mine = mine if len(batch) > 1 else mine[0]
             return tf.data.Dataset.from_tensor_slices(mine)  # [B / replicas, ...] each
 
@@ -103,4 +111,6 @@ def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
 def _split(x: tf.Tensor, replicas: int) -> tf.Tensor:
     """[B, ...] to [replicas, B / replicas, ...]."""
     size = None if x.shape[0] is None else x.shape[0] // replicas
-    return tf.ensure_shape(tf.reshape(x, (replicas, -1, *x.shape[1:])), (replicas, size, *x.shape[1:]))
+    return tf.ensure_shape(
+        tf.reshape(x, (replicas, -1, *x.shape[1:])), (replicas, size, *x.shape[1:])
+    )

@@ -1,6 +1,8 @@
-"""One training step for every network here: accumulation, replicas, clipping, loss scaling, moving average.
+"""One training step for every network here: accumulation, replicas, clipping, loss scaling, moving
+average.
 
-A subclass says what a batch costs; `fit` of Keras and the training loop (loop.py) run the same `train_step`.
+A subclass says what a batch costs; `fit` of Keras and the training loop (loop.py) run the same
+`train_step`.
 """
 
 import re
@@ -38,7 +40,9 @@ class Judged:
     def mean_loss(self) -> tf.Tensor:
         """The loss of the batch, []."""
         loss = self.values["loss"]
-        return tf.reduce_mean(loss if self.weight is None else loss * tf.cast(self.weight, loss.dtype))
+        return tf.reduce_mean(
+            loss if self.weight is None else loss * tf.cast(self.weight, loss.dtype)
+        )
 
 
 class Trainer(keras.Model):
@@ -88,15 +92,18 @@ class Trainer(keras.Model):
         """Configure training.
 
         Args:
-            optimizer: A Keras optimizer, wrapped in a LossScaleOptimizer for float16. Each step of `fit` is
-                one step of its schedule, whatever `micro_batches`.
+            optimizer: A Keras optimizer, wrapped in a LossScaleOptimizer for float16. Each step of
+                `fit` is one step of its schedule, whatever `micro_batches`.
             metrics: Keras metrics of the labels and the logits.
             micro_batches: Parts that each replica works off one after another before it updates, to
-                save memory; they divide its share of the batch. Batch normalization sees one part at a time.
-            clip_norm: Largest global norm of the gradient of the whole batch, above 0; None clips nothing.
-            ema_decay: Decay of a moving average of the weights, `self.ema.network`, such as 0.99996.
-            learns: Regular expression that the paths of the weights to train contain, such as `attn/|head`; None
-                trains all that are trainable.
+                save memory; they divide its share of the batch. Batch normalization sees one part
+                at a time.
+            clip_norm: Largest global norm of the gradient of the whole batch, above 0; None clips
+                nothing.
+            ema_decay: Decay of a moving average of the weights, `self.ema.network`, such as
+                0.99996.
+            learns: Regular expression that the paths of the weights to train contain, such as
+                `attn/|head`; None trains all that are trainable.
             **kwargs: As of keras.Model.compile, but for `loss`.
         Raises:
             ValueError: For values out of range; if a `loss` is given, as this class has its own.
@@ -104,7 +111,9 @@ class Trainer(keras.Model):
         if kwargs.pop("loss", None) is not None:
             raise ValueError(f"`loss` must be left out: {type(self).__name__} computes it.")
         if micro_batches < 1:
-            raise ValueError(f"`micro_batches` is at least 1. Received: micro_batches={micro_batches}")
+            raise ValueError(
+                f"`micro_batches` is at least 1. Received: micro_batches={micro_batches}"
+            )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"`clip_norm` is above 0, or None. Received: clip_norm={clip_norm}")
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
@@ -114,22 +123,38 @@ class Trainer(keras.Model):
         self.ema = Ema(self.network, ema_decay) if ema_decay is not None else None
 
     def get_compile_config(self):
-        own = {"micro_batches": self.micro_batches, "clip_norm": self.clip_norm, "learns": self.learns}
-        return {**super().get_compile_config(), **own, "ema_decay": self.ema.decay if self.ema else None}
+        own = {
+            "micro_batches": self.micro_batches,
+            "clip_norm": self.clip_norm,
+            "learns": self.learns,
+        }
+        return {
+            **super().get_compile_config(),
+            **own,
+            "ema_decay": self.ema.decay if self.ema else None,
+        }
 
     def compile_from_config(self, config):
-        """Compile as the saved one was; Keras leaves this to a class with a `compile` of its own."""
+        """Compile as the saved one was; Keras leaves this to a class with a `compile` of its
+        own.
+        """
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.learned)
 
     @property
     def learned(self) -> list[keras.Variable]:
         """The weights that a step changes by their gradient."""
-        return [v for v in self.network.trainable_variables if not self.learns or re.search(self.learns, v.path)]
+        return [
+            v
+            for v in self.network.trainable_variables
+            if not self.learns or re.search(self.learns, v.path)
+        ]
 
     @property
     def scales_loss(self) -> bool:
-        """Whether the loss is scaled, as float16 needs it; a step with an overflow is then skipped."""
+        """Whether the loss is scaled, as float16 needs it; a step with an overflow is then
+        skipped.
+        """
         return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
     @property
@@ -152,7 +177,9 @@ class Trainer(keras.Model):
             self.evaluates = False
 
     def evaluate(self, *args, **kwargs):
-        """As of keras.Model; on several replicas give it `deit_tf.data.padded` batches, which count exactly."""
+        """As of keras.Model; on several replicas give it `deit_tf.data.padded` batches, which count
+        exactly.
+        """
         with self.evaluation():
             return super().evaluate(*args, **kwargs)
 
@@ -166,7 +193,9 @@ class Trainer(keras.Model):
         if context.num_replicas_in_sync > 1:
             _refuse_own_scaling(self.optimizer)
         scale = self.optimizer.scale_loss(1.0)
-        gradients = self._accumulate(data, scale, context)  # of the mean loss of this replica, times scale
+        gradients = self._accumulate(
+            data, scale, context
+        )  # of the mean loss of this replica, times scale
         gradients = self._mean_over_replicas(gradients, context)
         norm = tf.linalg.global_norm(gradients)  # of the whole batch, times scale
         if self.clip_norm is not None:
@@ -174,7 +203,8 @@ class Trainer(keras.Model):
         # Keras adds up gradients over the replicas, which hold the same here.
         shares = [gradient / context.num_replicas_in_sync for gradient in gradients]
         self.optimizer.apply(shares, self.learned)
-        # A non-finite gradient is applied, and shows, unless the loss is scaled: then the optimizer skips the step.
+        # A non-finite gradient is applied, and shows, unless the loss is scaled: then the optimizer
+        # skips the step.
         finite = tf.math.is_finite(norm)
         if self.ema:
             self.ema.update(self.network, applied=finite)
@@ -190,7 +220,9 @@ class Trainer(keras.Model):
         """Gradients of the mean loss over the micro-batches, times `scale`, one after another."""
         count = self.micro_batches
         step = tf.cast(self.optimizer.iterations, tf.int64) * count * context.num_replicas_in_sync
-        draws = step + tf.cast(context.replica_id_in_sync_group, tf.int64) * count  # own masks for each part
+        draws = (
+            step + tf.cast(context.replica_id_in_sync_group, tf.int64) * count
+        )  # own masks for each part
         if count == 1:
             return self._gradients(data, scale, draws)
         parts = tf.nest.map_structure(lambda x: _split(x, count), data)  # [count, B / count, ...]
@@ -198,11 +230,17 @@ class Trainer(keras.Model):
         def add(i, sums):
             part = tf.nest.map_structure(lambda x: x[i], parts)
             gradients = self._gradients(part, scale / count, draws + tf.cast(i, tf.int64))
-            return i + 1, [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+            return i + 1, [
+                total + gradient for total, gradient in zip(sums, gradients, strict=True)
+            ]
 
         zeros = [tf.zeros(v.shape, v.dtype) for v in self.learned]
         _, sums = tf.while_loop(
-            lambda i, _: i < count, add, (tf.constant(0), zeros), parallel_iterations=1, maximum_iterations=count
+            lambda i, _: i < count,
+            add,
+            (tf.constant(0), zeros),
+            parallel_iterations=1,
+            maximum_iterations=count,
         )
         return sums
 
@@ -224,7 +262,9 @@ class Trainer(keras.Model):
             self.gradient_norm.update_state(norm)
             return
         self.gradient_norm.update_state(tf.where(finite, norm, 0), tf.cast(finite, tf.float32))
-        share = 1 / tf.distribute.get_strategy().num_replicas_in_sync  # a Sum adds up over the replicas
+        share = (
+            1 / tf.distribute.get_strategy().num_replicas_in_sync
+        )  # a Sum adds up over the replicas
         self.skipped_steps.update_state(tf.where(finite, 0.0, share))
 
     def _report(self, judged: Judged):
@@ -233,18 +273,23 @@ class Trainer(keras.Model):
             weight = judged.weight
             if self.scales_loss:  # an overflow belongs to the step that is skipped
                 finite = tf.math.is_finite(value)
-                weight = tf.cast(finite, tf.float32) * (1.0 if weight is None else tf.cast(weight, tf.float32))
+                weight = tf.cast(finite, tf.float32) * (
+                    1.0 if weight is None else tf.cast(weight, tf.float32)
+                )
                 value = tf.where(finite, value, 0)
             self.means[name].update_state(value, weight)
         if judged.prediction is not None:
-            self.compute_metrics(None, judged.labels, judged.prediction, sample_weight=judged.weight)
+            self.compute_metrics(
+                None, judged.labels, judged.prediction, sample_weight=judged.weight
+            )
 
 
 class LabelTrainer(Trainer):
     """A classifier of any architecture that learns labels: how a teacher is made.
 
     Args:
-        network: From images [B, H, W, 3] to logits [B, C]. A batch is images and soft labels [B, C].
+        network: From images [B, H, W, 3] to logits [B, C]. A batch is images and soft labels [B,
+            C].
     """
 
     def __init__(self, network: keras.Model, **kwargs):
@@ -254,7 +299,10 @@ class LabelTrainer(Trainer):
         images, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = tf.cast(self.network(images, training=training), tf.float32)  # [B, C]
         right = tf.argmax(logits, axis=-1) == tf.argmax(targets, axis=-1)
-        values = {"loss": losses.cross_entropy(logits, targets), "accuracy": tf.cast(right, tf.float32)}
+        values = {
+            "loss": losses.cross_entropy(logits, targets),
+            "accuracy": tf.cast(right, tf.float32),
+        }
         return Judged(values, weight, targets, logits)
 
     def over(self, network):
@@ -265,8 +313,8 @@ class MaskedTrainer(Trainer):
     """Masked image modelling (SimMIM): an L1 loss on the hidden pixels.
 
     Args:
-        network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; all masks hide
-            equally many patches, so that parts of a batch weigh the same.
+        network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; all
+            masks hide equally many patches, so that parts of a batch weigh the same.
     """
 
     def __init__(self, network: keras.Model, **kwargs):
@@ -275,7 +323,10 @@ class MaskedTrainer(Trainer):
     def judge(self, data, training):
         batch, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         reconstruction = self.network(batch, training=training)
-        return Judged({"loss": losses.masked_l1_of_each(batch["image"], reconstruction, batch["mask"])}, weight)
+        return Judged(
+            {"loss": losses.masked_l1_of_each(batch["image"], reconstruction, batch["mask"])},
+            weight,
+        )
 
     def over(self, network):
         return MaskedTrainer(network)
@@ -285,7 +336,8 @@ def _split(x: tf.Tensor, count: int) -> tf.Tensor:
     """[B, ...] to [count, B / count, ...]."""
     if x.shape[0] is not None and x.shape[0] % count:
         raise ValueError(
-            f"`micro_batches` must divide the {x.shape[0]} images of each replica. Received: micro_batches={count}"
+            f"`micro_batches` must divide the {x.shape[0]} images of each replica. Received: "
+            f"micro_batches={count}"
         )
     return tf.reshape(x, (count, -1, *x.shape[1:]))
 
@@ -297,6 +349,7 @@ def _refuse_own_scaling(optimizer: keras.optimizers.Optimizer) -> None:
     for argument, ours in {**clipping, "gradient_accumulation_steps": "micro_batches"}.items():
         if getattr(inner, argument) is not None:
             raise ValueError(
-                f"`{argument}` of the optimizer acts on each replica by itself and must be None on several; pass "
-                f"`{ours}` to `compile` instead. Received: {argument}={getattr(inner, argument)}"
+                f"`{argument}` of the optimizer acts on each replica by itself and must be None "
+                f"on several; pass `{ours}` to `compile` instead. Received: "
+                f"{argument}={getattr(inner, argument)}"
             )

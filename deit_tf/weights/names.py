@@ -1,8 +1,8 @@
 """Weights of other libraries, in and out: the only room that knows their names.
 
-A weight of a model here has timm's name once "/" is "."; a kernel is transposed by its rank, and that
-is all for timm and the original. Hugging Face renames the modules and splits the fused qkv in three.
-A model is known only by the paths of its weights.
+A weight of a model here has timm's name once "/" is "."; a kernel is transposed by its rank, and
+that is all for timm and the original. Hugging Face renames the modules and splits the fused qkv in
+three. A model is known only by the paths of its weights.
 """
 
 import re
@@ -22,11 +22,15 @@ _LEAVES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-_TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
+_TO_TORCH = {
+    2: (1, 0),
+    4: (3, 2, 0, 1),
+}  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
 _TO_KERAS = {2: (1, 0), 4: (2, 3, 1, 0)}
 _HEADS = ("head.", "head_dist.", "mask_token", "decoder.")
 
-# timm's module: Hugging Face's, as the files on the hub have it (transformers 4); # is a block's number.
+# timm's module: Hugging Face's, as the files on the hub have it (transformers 4); # is a block's
+# number.
 _HUGGINGFACE = {
     "cls_token": "deit.embeddings.cls_token",
     "dist_token": "deit.embeddings.distillation_token",
@@ -63,23 +67,29 @@ _FROM_HUGGINGFACE = {**{theirs: ours for ours, theirs in _HUGGINGFACE.items()}, 
 
 
 def load_reference(
-    model: keras.Model, state: State, *, heads: Literal["keep", "new"] = "keep", grid: tuple[int, int] | None = None
+    model: keras.Model,
+    state: State,
+    *,
+    heads: Literal["keep", "new"] = "keep",
+    grid: tuple[int, int] | None = None,
 ) -> None:
     """Put the weights of timm, the original or Hugging Face into a model, all of them or none.
 
-    The layout is told from the keys. A position embedding of another size is resized. The state may be a
+    The layout is told from the keys. A position embedding of another size is resized. The state may
+    be a
     mapping that reads a tensor when it is asked for: each is fetched twice and not kept.
 
     Args:
         model: What build_deit, build_regnet or build_masked made.
         state: Arrays by the library's own key, in torch's layout.
-        heads: `keep` loads what follows the trunk (the classifiers, the mask token and the decoder of masked
-            image modelling); `new` leaves the model's own as they are and passes over the state's, so that the
-            trunk goes from any task to any other.
+        heads: `keep` loads what follows the trunk (the classifiers, the mask token and the decoder
+            of masked image modelling); `new` leaves the model's own as they are and passes over the
+            state's, so that the trunk goes from any task to any other.
         grid: Rows and columns of the state's position embedding; by default the model's where the
             count agrees, else a square.
     Raises:
-        ValueError: Names every missing, extra, misshapen and non-finite key; the model is unchanged.
+        ValueError: Names every missing, extra, misshapen and non-finite key; the model is
+            unchanged.
     """
     names = _weights_by_name(model)
     keys = _timm_names(state)
@@ -104,13 +114,18 @@ def describe(state: State) -> dict[str, int | float | bool]:
     Args:
         state: Arrays by the library's own key, as `load_reference` takes them.
     Returns:
-        Fields of ModelConfig: `patch_size`, `embed_dim`, `depth`, `mlp_ratio`, `distilled`, `image_size` (of a square
-        image) and, where there is a head, `num_classes`. Of a network that is no DeiT `num_classes` alone.
+        Fields of ModelConfig: `patch_size`, `embed_dim`, `depth`, `mlp_ratio`, `distilled`,
+        `image_size` (of a square image) and, where there is a head, `num_classes`. Of a network
+        that is no DeiT `num_classes` alone.
     """
     keys = _timm_names(state)
-    head = next((name for name in ("head.bias", "head.fc.bias", "head_dist.bias") if name in keys), None)
+    head = next(
+        (name for name in ("head.bias", "head.fc.bias", "head_dist.bias") if name in keys), None
+    )
     described = {"num_classes": len(_fetch(state, keys[head]))} if head else {}
-    if not {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.bias"} <= set(keys):
+    if not {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.bias"} <= set(
+        keys
+    ):
         return described
     width, _, patch, _ = _fetch(state, keys["patch_embed.proj.weight"]).shape  # [D, 3, P, P]
     distilled = "dist_token" in keys
@@ -127,7 +142,8 @@ def describe(state: State) -> dict[str, int | float | bool]:
 
 
 def load_trunk(model: keras.Model, source: keras.Model) -> None:
-    """Put the trunk of a trained DeiT, such as a masked model, into another; heads stay as they are.
+    """Put the trunk of a trained DeiT, such as a masked model, into another; heads stay as they
+    are.
 
     The position embedding is resized where the two have different grids.
 
@@ -137,7 +153,9 @@ def load_trunk(model: keras.Model, source: keras.Model) -> None:
     Raises:
         ValueError: Names every weight that does not fit; the model is unchanged.
     """
-    load_reference(model, to_reference(source), heads="new", grid=_grid(source, _weights_by_name(source)))
+    load_reference(
+        model, to_reference(source), heads="new", grid=_grid(source, _weights_by_name(source))
+    )
 
 
 def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.ndarray]:
@@ -157,14 +175,18 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
         return state
     renamed = {_rename(name, _HUGGINGFACE): array for name, array in _split_qkv(state).items()}
     if nameless := [name for name in renamed if not name.startswith(_HUGGINGFACE_FIRST)]:
-        raise ValueError(f"Hugging Face's DeiT has no name for {', '.join(nameless[:5])}. Use layout='timm'.")
+        raise ValueError(
+            f"Hugging Face's DeiT has no name for {', '.join(nameless[:5])}. Use layout='timm'."
+        )
     if "dist_token" in state:
         return renamed
     plain = ((re.sub(r"^deit\.", "vit.", key), array) for key, array in renamed.items())
     return {key.replace("cls_classifier", "classifier"): array for key, array in plain}
 
 
-def resize_pos_embed(grid_tokens: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+def resize_pos_embed(
+    grid_tokens: np.ndarray, old: tuple[int, int], new: tuple[int, int]
+) -> np.ndarray:
     """Resize the position embedding of the patches, as torch's bicubic interpolation does.
 
     Args:
@@ -174,7 +196,8 @@ def resize_pos_embed(grid_tokens: np.ndarray, old: tuple[int, int], new: tuple[i
     Returns:
         float32 [1, new rows * new columns, D].
     Source: facebookresearch/deit main.py, --finetune. The kernel has a = -0.75 and repeats the
-        border; TensorFlow's bicubic has a = -0.5 and is off by a quarter of the embedding's deviation.
+        border; TensorFlow's bicubic has a = -0.5 and is off by a quarter of the embedding's
+        deviation.
     """
     tokens = np.asarray(grid_tokens, np.float64).reshape(*old, -1)  # [r, c, D]
     rows, columns = (_bicubic_matrix(n, m) for n, m in zip(old, new, strict=True))
@@ -200,22 +223,34 @@ def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
     """The model's weights by timm's names."""
     names = {}
     for weight in model.weights:
-        module, _, leaf = re.sub(r"^(tokens|mask_patches)/", "", weight.path).replace("/", ".").rpartition(".")
+        module, _, leaf = (
+            re.sub(r"^(tokens|mask_patches)/", "", weight.path).replace("/", ".").rpartition(".")
+        )
         names[f"{module}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")] = weight
     return names
 
 
 def _to_keras(array: np.ndarray, weight: keras.Variable) -> np.ndarray:
-    return array.transpose(_TO_KERAS[array.ndim]) if weight.name == "kernel" and array.ndim in _TO_KERAS else array
+    return (
+        array.transpose(_TO_KERAS[array.ndim])
+        if weight.name == "kernel" and array.ndim in _TO_KERAS
+        else array
+    )
 
 
 def _to_torch(weight: keras.Variable) -> np.ndarray:
     array = keras.ops.convert_to_numpy(keras.ops.cast(weight.value, "float32"))
-    return np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim])) if weight.name == "kernel" else array
+    return (
+        np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
+        if weight.name == "kernel"
+        else array
+    )
 
 
 def _timm_names(state: State) -> dict[str, list[str]]:
-    """The keys of a state of any layout by timm's names; a fused qkv may lie under three, in that order."""
+    """The keys of a state of any layout by timm's names; a fused qkv may lie under three, in that
+    order.
+    """
     named = {key: key for key in state if not key.endswith("num_batches_tracked")}
     if any(key.startswith(("deit.", "vit.")) for key in named):
         # The plain models lie on the hub as ViT, under the same names but for the first word.
@@ -245,7 +280,9 @@ def _rename(key: str, table: Mapping[str, str]) -> str:
 
 
 def _fuse_qkv(named: dict[str, str]) -> dict[str, list[str]]:
-    """Put `attn.q`, `attn.k`, `attn.v` of each block under `attn.qkv`; an incomplete three stays as it is."""
+    """Put `attn.q`, `attn.k`, `attn.v` of each block under `attn.qkv`; an incomplete three stays as
+    it is.
+    """
     fused = {}
     for name, key in named.items():
         three = [re.sub(r"\.attn\.[qkv]\.", f".attn.{part}.", name) for part in "qkv"]
@@ -268,7 +305,10 @@ def _split_qkv(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _fit_pos_embed(
-    model: keras.Model, names: Mapping[str, keras.Variable], pos_embed: np.ndarray, grid: tuple[int, int] | None
+    model: keras.Model,
+    names: Mapping[str, keras.Variable],
+    pos_embed: np.ndarray,
+    grid: tuple[int, int] | None,
 ) -> np.ndarray:
     """Resize `pos_embed` [1, prefix + patches, D] to the model's grid where it has another."""
     new = _grid(model, names)
@@ -278,12 +318,15 @@ def _fit_pos_embed(
     old = grid or (new if patches == new[0] * new[1] else (side, side))
     if old[0] * old[1] != patches or pos_embed.ndim != 3:
         raise ValueError(
-            f"`pos_embed` {pos_embed.shape} does not fit {prefix} tokens and a grid of {old[0]} x {old[1]} patches. "
-            "Pass `grid=(rows, columns)` of the checkpoint, or a model with as many tokens (distilled or not)."
+            f"`pos_embed` {pos_embed.shape} does not fit {prefix} tokens and a grid of {old[0]} "
+            f"x {old[1]} patches. Pass `grid=(rows, columns)` of the checkpoint, or a model "
+            "with as many tokens (distilled or not)."
         )
     if old == new:
         return pos_embed
-    return np.concatenate([pos_embed[:, :prefix], resize_pos_embed(pos_embed[:, prefix:], old, new)], axis=1)
+    return np.concatenate(
+        [pos_embed[:, :prefix], resize_pos_embed(pos_embed[:, prefix:], old, new)], axis=1
+    )
 
 
 def _grid(model: keras.Model, names: Mapping[str, keras.Variable]) -> tuple[int, int]:
@@ -294,7 +337,9 @@ def _grid(model: keras.Model, names: Mapping[str, keras.Variable]) -> tuple[int,
 
 
 def _check_state(
-    names: Mapping[str, keras.Variable], keys: Mapping[str, list[str]], array: Callable[[str], np.ndarray]
+    names: Mapping[str, keras.Variable],
+    keys: Mapping[str, list[str]],
+    array: Callable[[str], np.ndarray],
 ) -> None:
     """Raise one error that names everything in which the state does not fit."""
     wrong = {
@@ -312,6 +357,6 @@ def _check_state(
     if any(wrong.values()):
         lines = [f"{kind}: {', '.join(faults)}" for kind, faults in wrong.items() if faults]
         raise ValueError(
-            "The weights do not fit the model, which stays as it was (names are timm's, shapes Keras's; for another "
-            "class count or task pass heads='new').\n  " + "\n  ".join(lines)
+            "The weights do not fit the model, which stays as it was (names are timm's, shapes "
+            "Keras's; for another class count or task pass heads='new').\n  " + "\n  ".join(lines)
         )

@@ -1,4 +1,5 @@
-"""Mixing: timm's images and targets for timm's draws (golden/timm_*.npz), and the law of the draws."""
+"""Mixing: timm's images and targets for timm's draws (golden/timm_*.npz), and the law of the
+draws."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,11 @@ def timm(name: str):
 @pytest.mark.parametrize("draw", range(4))
 def test_mixup_equals_timm(draw):
     golden, images, labels = timm("mixup")
-    drawn = {"lam": tf.constant(golden[f"lam_drawn_{draw}"], tf.float32), "cutmix": False, "box": tf.zeros(4, tf.int32)}
+    drawn = {
+        "lam": tf.constant(golden[f"lam_drawn_{draw}"], tf.float32),
+        "cutmix": False,
+        "box": tf.zeros(4, tf.int32),
+    }
     mixed, targets = mixing.apply_mix(images, labels, drawn)
     np.testing.assert_allclose(mixed, golden[f"image_{draw}"].transpose(0, 2, 3, 1), atol=ROUNDING)
     np.testing.assert_allclose(targets, golden[f"target_{draw}"], atol=1e-6)
@@ -34,13 +39,17 @@ def test_mixup_equals_timm(draw):
 @pytest.mark.parametrize("draw", range(4))
 def test_cutmix_equals_timm(draw):
     golden, images, labels = timm("cutmix")
-    np.random.seed(draw)  # timm draws the switch, lambda, then the center from numpy's global generator
+    np.random.seed(
+        draw
+    )  # timm draws the switch, lambda, then the center from numpy's global generator
     np.random.rand()
     lam = np.random.beta(1.0, 1.0)
     assert lam == golden[f"lam_drawn_{draw}"]
     cut = int(16 * np.sqrt(1 - lam))
     center = [np.random.randint(0, 16), np.random.randint(0, 16)]
-    top, left, bottom, right = mixing.cutmix_box(tf.constant(lam), tf.constant(center), (16, 16)).numpy()
+    top, left, bottom, right = mixing.cutmix_box(
+        tf.constant(lam), tf.constant(center), (16, 16)
+    ).numpy()
     if cut:
         np.testing.assert_array_equal([top, bottom, left, right], golden[f"changed_box_{draw}"])
     box = tf.stack([top, left, bottom, right])
@@ -84,7 +93,9 @@ def reference_share() -> float:
 
 def test_probability_and_single_methods():
     share = (draws(replace(CONFIG, mix_probability=0.3))["lam"] < 1).mean()
-    assert abs(share - 0.3) < 0.015  # four standard errors; a CutMix box of no pixels is rarer than 1e-4
+    assert (
+        abs(share - 0.3) < 0.015
+    )  # four standard errors; a CutMix box of no pixels is rarer than 1e-4
     assert not draws(replace(CONFIG, cutmix=0.0))["cutmix"].any()
     assert draws(replace(CONFIG, mixup=0.0))["cutmix"].all()
 
@@ -95,7 +106,9 @@ def test_box_of_images_that_are_not_square():
     assert (top >= 0).all() and (left >= 0).all() and bottom.max() == 20 and right.max() == 60
     inside = (top > 0) & (left > 0) & (bottom < 20) & (right < 60)
     height, width = (bottom - top)[inside], (right - left)[inside]
-    assert ((width >= 3 * height) & (width < 3 * height + 3)).all()  # int(20 r) and int(60 r) of the same r
+    assert (
+        (width >= 3 * height) & (width < 3 * height + 3)
+    ).all()  # int(20 r) and int(60 r) of the same r
 
 
 @pytest.mark.parametrize("batch", [4, 5])
@@ -113,13 +126,20 @@ def test_an_odd_batch_keeps_its_middle_image(batch, cutmix):
 
 
 def test_mix_is_a_pure_function_of_the_seed():
-    images, labels = tf.random.stateless_normal([6, 16, 16, 3], [0, 0]), mixing.one_hot(tf.range(6), 6, 0.1)
+    images, labels = (
+        tf.random.stateless_normal([6, 16, 16, 3], [0, 0]),
+        mixing.one_hot(tf.range(6), 6, 0.1),
+    )
     seeds = [tf.constant([0, i]) for i in range(4)]
     dataset = tf.data.Dataset.from_tensor_slices(seeds)
-    in_graph = list(dataset.map(lambda seed: mixing.mix(images, labels, seed, CONFIG), num_parallel_calls=4))
+    in_graph = list(
+        dataset.map(lambda seed: mixing.mix(images, labels, seed, CONFIG), num_parallel_calls=4)
+    )
     for seed, (image, label) in zip(seeds, in_graph, strict=True):
         again = mixing.mix(images, labels, seed, CONFIG)
-        np.testing.assert_allclose(image, again[0], atol=1e-6)  # the compiled graph may fuse the product
+        np.testing.assert_allclose(
+            image, again[0], atol=1e-6
+        )  # the compiled graph may fuse the product
         np.testing.assert_allclose(label, again[1], atol=1e-6)
         np.testing.assert_allclose(tf.reduce_sum(label, 1), 1.0, atol=1e-6)
     assert len({image.numpy().tobytes() for image, _ in in_graph}) == 4
@@ -127,6 +147,8 @@ def test_mix_is_a_pure_function_of_the_seed():
 
 def test_nothing_to_mix():
     images, labels = tf.zeros([2, 4, 4, 3]), mixing.one_hot([0, 1], 4, 0.1)
-    mixed, targets = mixing.mix(images, labels, tf.constant([0, 0]), replace(CONFIG, mixup=0.0, cutmix=0.0))
+    mixed, targets = mixing.mix(
+        images, labels, tf.constant([0, 0]), replace(CONFIG, mixup=0.0, cutmix=0.0)
+    )
     assert mixed is images and targets is labels
     np.testing.assert_allclose(labels[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)

@@ -1,4 +1,5 @@
-"""From files to batches: sources, their faults, evaluation as Pillow does it, and the training stream."""
+"""From files to batches: sources, their faults, evaluation as Pillow does it, and the training
+stream."""
 
 import io
 import logging
@@ -92,7 +93,10 @@ def test_train_without_val_is_held_out_from(folder, tmp_path, caplog, beside):
     assert labels_of(held_out) == {0: 2, 1: 3} and labels_of(train) == {0: 5, 1: 9}
     assert open_whole(config).size == held_out.size
     left_out = f", and left out {beside}" if beside else ""
-    assert f"has none of val, validation, valid, test: a share of train is held out{left_out}." in caplog.text
+    assert (
+        f"has none of val, validation, valid, test: a share of train is held out{left_out}."
+        in caplog.text
+    )
 
 
 def test_a_class_may_be_called_train(folder):
@@ -104,7 +108,9 @@ def test_a_class_may_be_called_train(folder):
 
 @pytest.mark.parametrize("calls", [0, -2])
 def test_calls_that_are_no_number_of_images_are_refused(calls):
-    with pytest.raises(ValueError, match=f"`data.num_parallel_calls` is from 1, or -1 .* Received: {calls}"):
+    with pytest.raises(
+        ValueError, match=f"`data.num_parallel_calls` is from 1, or -1 .* Received: {calls}"
+    ):
         open_sources(DataConfig("digits", num_parallel_calls=calls))
 
 
@@ -149,7 +155,9 @@ def test_tensorflow_datasets(tmp_path):
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.ClassLabel(names=["a", "b"]),
             }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples(6), "test": self._generate_examples(4)}
@@ -162,8 +170,15 @@ def test_tensorflow_datasets(tmp_path):
     config = DataConfig("tfds:shapes", data_dir=str(tmp_path))
     train, held_out = open_sources(config)
     assert (train.size, held_out.size, train.class_names) == (6, 4, ("a", "b"))
-    orders = [[int(i["index"]) for i in train.read(tf.constant([0, seed], tf.int64))] for seed in (1, 1, 2, 3)]
-    assert orders[0] == orders[1] and sorted(orders[0]) == list(range(6)) and len(set(map(tuple, orders))) > 1
+    orders = [
+        [int(i["index"]) for i in train.read(tf.constant([0, seed], tf.int64))]
+        for seed in (1, 1, 2, 3)
+    ]
+    assert (
+        orders[0] == orders[1]
+        and sorted(orders[0]) == list(range(6))
+        and len(set(map(tuple, orders))) > 1
+    )
     both, _ = open_sources(replace(config, train_split="train+test[:50%]"))
     items = list(both.read(None).as_numpy_iterator())
     assert both.size == len(items) == 8 and [item["index"] for item in items] == list(range(8))
@@ -183,8 +198,13 @@ def test_tensorflow_datasets_to_download_by_hand(tmp_path):
         MANUAL_DOWNLOAD_INSTRUCTIONS = "Register at example.org and put pictures.tar there."
 
         def _info(self):
-            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["a", "b"])}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            features = {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples(dl_manager.manual_dir / "pictures.tar")}
@@ -192,14 +212,17 @@ def test_tensorflow_datasets_to_download_by_hand(tmp_path):
         def _generate_examples(self, path):
             yield 0, {"image": str(path), "label": 0}
 
-    with pytest.raises(FileNotFoundError, match="(?s)tfds:by_hand cannot be prepared.*put pictures.tar there"):
+    with pytest.raises(
+        FileNotFoundError, match="(?s)tfds:by_hand cannot be prepared.*put pictures.tar there"
+    ):
         open_sources(DataConfig("tfds:by_hand", data_dir=str(tmp_path)))
 
 
 def test_permutations_are_exact_and_seeded():
     train, _ = open_sources(DataConfig("digits"))
     orders = [
-        [int(i) for i in train.read(tf.constant([5, s], tf.int64)).map(lambda item: item["index"])] for s in (1, 1, 2)
+        [int(i) for i in train.read(tf.constant([5, s], tf.int64)).map(lambda item: item["index"])]
+        for s in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == list(range(train.size))
@@ -227,7 +250,15 @@ def test_decoding_equals_pillow():
 
 @pytest.mark.parametrize(
     "mode, form",
-    [("L", "png"), ("RGBA", "png"), ("L", "jpeg"), ("CMYK", "jpeg"), ("RGB", "bmp"), ("P", "gif"), ("RGB", "webp")],
+    [
+        ("L", "png"),
+        ("RGBA", "png"),
+        ("L", "jpeg"),
+        ("CMYK", "jpeg"),
+        ("RGB", "bmp"),
+        ("P", "gif"),
+        ("RGB", "webp"),
+    ],
 )
 def test_every_kind_of_file(mode, form):
     image = ImageProcessor(32)(as_file(PHOTOS[0], mode, form))
@@ -245,7 +276,9 @@ def test_normalize():
     pixels = np.uint8([[[0, 128, 255]]])
     expected = (pixels / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.3]
     # float32 at values up to 5
-    np.testing.assert_allclose(normalize(pixels, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        normalize(pixels, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)), expected, atol=2e-6
+    )
 
 
 def test_bad_processors():
@@ -303,7 +336,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from deit_tf.config import AugmentConfig, DataConfig
 from deit_tf.data import open_sources, train_dataset
 data = DataConfig("digits", batch_size=48)
-stream = train_dataset(open_sources(data)[0], data, AugmentConfig("deit"), 16, epochs=1, seed=3).take(3)
+training, augment = open_sources(data)[0], AugmentConfig("deit")
+stream = train_dataset(training, data, augment, 16, epochs=1, seed=3).take(3)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 shared = [[strategy.experimental_local_results(part) for part in batch]
           for batch in strategy.experimental_distribute_dataset(stream)]
@@ -311,12 +345,15 @@ whole = list(stream.as_numpy_iterator())
 assert len(shared) == len(whole) == 3
 for (images, labels), (image_parts, label_parts) in zip(whole, shared):
     assert [len(part) for part in image_parts] == [24, 24]
-    assert (np.concatenate(image_parts) == images).all() and (np.concatenate(label_parts) == labels).all()
+    assert (np.concatenate(image_parts) == images).all()
+    assert (np.concatenate(label_parts) == labels).all()
 """
 
 
 def test_two_replicas_share_one_global_batch():
-    subprocess.run([sys.executable, "-c", REPLICAS], check=True, timeout=300)  # devices are split before they are used
+    subprocess.run(
+        [sys.executable, "-c", REPLICAS], check=True, timeout=300
+    )  # devices are split before they are used
 
 
 def test_repeated_augmentation_shows_each_image_three_times_anew():
@@ -330,5 +367,7 @@ def test_repeated_augmentation_shows_each_image_three_times_anew():
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(ValueError, match="between 1 and the 1437 images of digits/train.*Received: 2000"):
+    with pytest.raises(
+        ValueError, match="between 1 and the 1437 images of digits/train.*Received: 2000"
+    ):
         stream(data=replace(DIGITS, batch_size=2000))

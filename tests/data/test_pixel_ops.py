@@ -1,4 +1,5 @@
-"""Each pixel operation against Pillow's result (golden/pil_randaugment_ops.npz), eagerly and inside tf.data."""
+"""Each pixel operation against Pillow's result (golden/pil_randaugment_ops.npz), eagerly and inside
+tf.data."""
 
 from pathlib import Path
 
@@ -16,7 +17,8 @@ PHOTO, WHITE = PIL["image"], PIL["white"]  # uint8 [96, 96, 3]; WHITE has 32 whi
 FILL = (124, 116, 104)
 
 # golden name: operation, argument, fill?, largest difference allowed in grey levels.
-# 0: whole-number arithmetic. 1: float32 beside Pillow's float64 or fixed point may fall on the other side of a level.
+# 0: whole-number arithmetic. 1: float32 beside Pillow's float64 or fixed point may fall on the
+# other side of a level.
 CASES = {
     "auto_contrast": ("auto_contrast", None, False, 1),
     "equalize": ("equalize", None, False, 0),
@@ -25,7 +27,11 @@ CASES = {
     "posterize_2": ("posterize", 2, False, 0),
     "solarize_26": ("solarize", 26, False, 0),
     "solarize_add_99": ("solarize_add", 99, False, 0),
-    **{f"{op}_{f}": (op, f, False, 1) for op in ("color", "contrast", "brightness", "sharpness") for f in (0.19, 1.81)},
+    **{
+        f"{op}_{f}": (op, f, False, 1)
+        for op in ("color", "contrast", "brightness", "sharpness")
+        for f in (0.19, 1.81)
+    },
     "shear_x_0.27": ("shear_x", 0.27, True, 1),
     "shear_y_-0.27": ("shear_y", -0.27, True, 1),
     "translate_x_0.405": ("translate_x", 0.405, True, 1),
@@ -34,7 +40,8 @@ CASES = {
 
 
 def run(name: str, image: np.ndarray, argument, filled: bool, graph: bool) -> np.ndarray:
-    """Call an operation, the argument a scalar tensor; inside tf.data the image's size is unknown."""
+    """Call an operation, the argument a scalar tensor; inside tf.data the image's size is
+    unknown."""
 
     def call(image, argument):
         given = [] if argument is None else [argument]
@@ -57,14 +64,20 @@ def difference(result: np.ndarray, reference: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("case", CASES)
 def test_operation_equals_pillow(case, graph):
     name, argument, filled, largest = CASES[case]
-    assert difference(run(name, PHOTO, argument, filled, graph), PIL[f"photo/{case}"]).max() <= largest
+    assert (
+        difference(run(name, PHOTO, argument, filled, graph), PIL[f"photo/{case}"]).max() <= largest
+    )
 
 
-@pytest.mark.parametrize(("case", "largest"), [("auto_contrast", 1), ("equalize", 0), ("contrast_1.81", 1)])
+@pytest.mark.parametrize(
+    ("case", "largest"), [("auto_contrast", 1), ("equalize", 0), ("contrast_1.81", 1)]
+)
 def test_white_rows(case, largest):
     name, argument, filled, _ = CASES[case]
     # keras-cv's own equalization is off by 91 levels here, its contrast by 116
-    assert difference(run(name, WHITE, argument, filled, False), PIL[f"white/{case}"]).max() <= largest
+    assert (
+        difference(run(name, WHITE, argument, filled, False), PIL[f"white/{case}"]).max() <= largest
+    )
 
 
 def test_solarize_add_on_white_rows():
@@ -75,16 +88,26 @@ def test_solarize_add_on_white_rows():
 def test_equals_tensorflow_addons():
     reference = np.load(GOLDEN / "tfa_reference.npz")
     assert difference(run("equalize", PHOTO, None, False, False), reference["equalize"]).max() == 0
-    assert difference(run("equalize", WHITE, None, False, False), reference["equalize_white"]).max() == 0
-    # tensorflow-addons rounds the smoothed image down and the blend to the nearest: two roundings apart
-    assert difference(run("sharpness", PHOTO, 1.81, False, False), reference["sharpness_1.81"]).max() <= 2
+    assert (
+        difference(run("equalize", WHITE, None, False, False), reference["equalize_white"]).max()
+        == 0
+    )
+    # tensorflow-addons rounds the smoothed image down and the blend to the nearest: two roundings
+    # apart
+    assert (
+        difference(run("sharpness", PHOTO, 1.81, False, False), reference["sharpness_1.81"]).max()
+        <= 2
+    )
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "tf.data"])
 def test_rotation_is_bilinear(graph):
     rotated = run("rotate", PHOTO, 27.0, True, graph)
-    inside = np.hypot(*(np.indices((96, 96)) - 47.5)) < 40  # the corners outside are cut by the rotation
-    # Measured 0.33 and 1.9; a rotation the other way, or about a point half a pixel off, gives more than 3.
+    inside = (
+        np.hypot(*(np.indices((96, 96)) - 47.5)) < 40
+    )  # the corners outside are cut by the rotation
+    # Measured 0.33 and 1.9; a rotation the other way, or about a point half a pixel off, gives more
+    # than 3.
     assert difference(rotated, PIL["photo/rotate_27_bilinear"])[inside].mean() < 0.5
     assert difference(rotated, PIL["photo/rotate_27"])[inside].mean() < 2.7
     assert (rotated[0, 0] == FILL).all()
@@ -115,7 +138,12 @@ def test_one_color_stays(name):
 @pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y"])
 def test_geometry_of_a_picture_that_is_not_square(name):
     image = PHOTO[:60, :90]
-    places = {"shear_x": (1, -0.3), "shear_y": (3, -0.3), "translate_x": (2, -27.0), "translate_y": (5, -18.0)}
+    places = {
+        "shear_x": (1, -0.3),
+        "shear_y": (3, -0.3),
+        "translate_x": (2, -27.0),
+        "translate_y": (5, -18.0),
+    }
     matrix = [1, 0, 0, 0, 1, 0]
     place, value = places[name]
     matrix[place] = value
@@ -127,7 +155,9 @@ def test_geometry_of_a_picture_that_is_not_square(name):
 
 def test_grayscale():
     expected = np.repeat(np.asarray(Image.fromarray(PHOTO).convert("L"))[..., None], 3, axis=2)
-    assert difference(run("grayscale", PHOTO, None, False, True), expected).max() <= 1  # float32 beside fixed point
+    assert (
+        difference(run("grayscale", PHOTO, None, False, True), expected).max() <= 1
+    )  # float32 beside fixed point
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.7, 1.3, 2.0])

@@ -1,4 +1,5 @@
-"""The image processor: from every config that describes one, on every kind of image, equal to Pillow."""
+"""The image processor: from every config that describes one, on every kind of image, equal to
+Pillow."""
 
 import io
 import json
@@ -16,15 +17,30 @@ ImageProcessor = deit_tf.ImageProcessor
 PHOTO = load_sample_images().images[0]  # [427, 640, 3]
 HALF = (0.5,) * 3
 DEIT = {
-    "do_resize": True, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224, "do_normalize": True,
-    "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    "do_resize": True,
+    "size": 256,
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": 224,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
     "feature_extractor_type": "DeiTFeatureExtractor",
-}  # fmt: skip
+}
 VIT = {
-    "do_resize": True, "size": {"height": 224, "width": 224}, "resample": 2, "do_normalize": True,
-    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-}  # fmt: skip
-TIMM = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406]}
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+TIMM = {
+    "input_size": [3, 224, 224],
+    "crop_pct": 0.9,
+    "interpolation": "bicubic",
+    "mean": [0.485, 0.456, 0.406],
+}
 
 
 def pillow(photo, before, size, interpolation):
@@ -52,17 +68,27 @@ def test_every_mode_is_pillows(before, interpolation):
     "config, expected",
     [
         (DEIT, ImageProcessor((224, 224), resize_to=(256, 256))),
-        (VIT, ImageProcessor(
-            (224, 224), mean=HALF, std=HALF, resize_to=(224, 224), interpolation="bilinear")),
-        (DEIT | {"size": {"shortest_edge": 438}, "crop_size": {"height": 384, "width": 300}},
-         ImageProcessor((384, 300), resize_to=438)),
-        (DEIT | {"do_normalize": False},
-         ImageProcessor((224, 224), mean=(0.0,) * 3, std=(1.0,) * 3, resize_to=(256, 256))),
+        (
+            VIT,
+            ImageProcessor(
+                (224, 224), mean=HALF, std=HALF, resize_to=(224, 224), interpolation="bilinear"
+            ),
+        ),
+        (
+            DEIT | {"size": {"shortest_edge": 438}, "crop_size": {"height": 384, "width": 300}},
+            ImageProcessor((384, 300), resize_to=438),
+        ),
+        (
+            DEIT | {"do_normalize": False},
+            ImageProcessor((224, 224), mean=(0.0,) * 3, std=(1.0,) * 3, resize_to=(256, 256)),
+        ),
         (TIMM, ImageProcessor((224, 224), crop_ratio=0.9)),
-        ({"architecture": "vit", "pretrained_cfg": TIMM | {"crop_mode": "squash"}},
-         ImageProcessor((224, 224), crop_ratio=0.9, resize_to=(248, 248))),
+        (
+            {"architecture": "vit", "pretrained_cfg": TIMM | {"crop_mode": "squash"}},
+            ImageProcessor((224, 224), crop_ratio=0.9, resize_to=(248, 248)),
+        ),
     ],
-)  # fmt: skip
+)
 def test_configs_of_the_libraries(tmp_path, config, expected):
     assert ImageProcessor.from_preprocessor_config(config) == expected
     name = "config.json" if "architecture" in config else "preprocessor_config.json"
@@ -76,22 +102,34 @@ def test_configs_of_the_libraries(tmp_path, config, expected):
 @pytest.mark.parametrize("size", [224, 384, (224, 320)])
 def test_out_and_in_again(layout, protocol, size):
     processor = ImageProcessor(size, mean=(0.1, 0.2, 0.3)).with_protocol(protocol)
-    again = ImageProcessor.from_preprocessor_config(json.loads(json.dumps(processor.to_preprocessor_config(layout))))
-    assert (again.size, again.before_crop, again.mean) == (processor.size, processor.before_crop, processor.mean)
+    again = ImageProcessor.from_preprocessor_config(
+        json.loads(json.dumps(processor.to_preprocessor_config(layout)))
+    )
+    assert (again.size, again.before_crop, again.mean) == (
+        processor.size,
+        processor.before_crop,
+        processor.mean,
+    )
     assert again.interpolation == "bicubic" and str(again) == str(processor)
 
 
 @pytest.mark.parametrize(
     "protocol, size, before",
     [
-        ("deit", 224, 256), ("deit", 384, 438), ("timm", 224, 248), ("timm", 384, 384),
-        ("huggingface", 224, (256, 256)), ("huggingface", 384, (438, 438)),
+        ("deit", 224, 256),
+        ("deit", 384, 438),
+        ("timm", 224, 248),
+        ("timm", 384, 384),
+        ("huggingface", 224, (256, 256)),
+        ("huggingface", 384, (438, 438)),
     ],
-)  # fmt: skip
+)
 def test_protocols(protocol, size, before):
     processor = ImageProcessor.from_model_name(f"deit_base_distilled_patch16_{size}", protocol)
     assert (processor.size, processor.before_crop) == ((size, size), before)
-    assert ImageProcessor.from_model_name(f"facebook/deit-base-patch16-{size}", protocol) == processor
+    assert (
+        ImageProcessor.from_model_name(f"facebook/deit-base-patch16-{size}", protocol) == processor
+    )
 
 
 def test_from_a_config_of_the_data():
@@ -137,7 +175,9 @@ def test_images_that_are_none(tmp_path):
         np.zeros((0, 4, 3), np.uint8),
         7,
     ):
-        with pytest.raises(ValueError, match=r"image 0 must be a path, bytes, a PIL image or a uint8 array"):
+        with pytest.raises(
+            ValueError, match=r"image 0 must be a path, bytes, a PIL image or a uint8 array"
+        ):
             processor.batch([wrong])
 
 
@@ -151,22 +191,42 @@ def test_the_same_object_inside_tf_data():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: ImageProcessor(32, interpolation="nearest"), "`interpolation` is bicubic or bilinear"),
+        (
+            lambda: ImageProcessor(32, interpolation="nearest"),
+            "`interpolation` is bicubic or bilinear",
+        ),
         (lambda: ImageProcessor(32, resize_to=31), "`resize_to` must not be smaller"),
         (lambda: ImageProcessor(32, resize_to=(64, 31)), "`resize_to` must not be smaller"),
         (lambda: ImageProcessor(32, std=(0.0, 1.0, 1.0)), "`std` takes one number per channel"),
-        (lambda: ImageProcessor(32).with_protocol("imagenet"), "`protocol` is one of deit, timm, huggingface"),
+        (
+            lambda: ImageProcessor(32).with_protocol("imagenet"),
+            "`protocol` is one of deit, timm, huggingface",
+        ),
         (lambda: ImageProcessor.from_model_name("regnety_160"), "must end in an image size"),
-        (lambda: ImageProcessor.from_preprocessor_config(DEIT | {"do_rescale": False}), "`do_rescale`"),
-        (lambda: ImageProcessor.from_preprocessor_config(DEIT | {"rescale_factor": 1.0}), "`rescale_factor`"),
+        (
+            lambda: ImageProcessor.from_preprocessor_config(DEIT | {"do_rescale": False}),
+            "`do_rescale`",
+        ),
+        (
+            lambda: ImageProcessor.from_preprocessor_config(DEIT | {"rescale_factor": 1.0}),
+            "`rescale_factor`",
+        ),
         (lambda: ImageProcessor.from_preprocessor_config(DEIT | {"resample": 0}), "`resample`"),
         (lambda: ImageProcessor.from_preprocessor_config(DEIT | {"size": "256"}), "`size`"),
-        (lambda: ImageProcessor.from_preprocessor_config(TIMM | {"crop_mode": "border"}), "`crop_mode`"),
-        (lambda: ImageProcessor((9, 9), resize_to=(10, 30)).to_preprocessor_config("timm"), "timm has no crop ratio"),
-        (lambda: ImageProcessor.from_preprocessor_config(
-            VIT | {"size": {"shortest_edge": 9}}), "Without `do_center_crop`"),
+        (
+            lambda: ImageProcessor.from_preprocessor_config(TIMM | {"crop_mode": "border"}),
+            "`crop_mode`",
+        ),
+        (
+            lambda: ImageProcessor((9, 9), resize_to=(10, 30)).to_preprocessor_config("timm"),
+            "timm has no crop ratio",
+        ),
+        (
+            lambda: ImageProcessor.from_preprocessor_config(VIT | {"size": {"shortest_edge": 9}}),
+            "Without `do_center_crop`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()

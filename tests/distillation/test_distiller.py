@@ -15,16 +15,22 @@ CLASSES, BATCH = 10, 6
 
 def batch(seed=0, n=BATCH):
     rng = np.random.default_rng(seed)
-    images = rng.normal(size=(n, 32, 32, 3)) + 2 * rng.normal(size=(n, 1, 1, 3))  # of several colors
+    images = rng.normal(size=(n, 32, 32, 3)) + 2 * rng.normal(
+        size=(n, 1, 1, 3)
+    )  # of several colors
     return images.astype("float32"), rng.integers(CLASSES, size=n)
 
 
 def small_teacher(frozen=True, classes=CLASSES):
-    model = build_regnety(5, 8, 12.0, 2.3, 8, num_classes=classes, image_size=32, name="small_regnety")
+    model = build_regnety(
+        5, 8, 12.0, 2.3, 8, num_classes=classes, image_size=32, name="small_regnety"
+    )
     rng = np.random.default_rng(7)
     for w in model.weights:  # a fresh head gives all images the same decision
         w.assign(
-            rng.normal(w.name == "gamma", 0.3, w.shape) if w.name != "moving_variance" else rng.uniform(0.5, 2, w.shape)
+            rng.normal(w.name == "gamma", 0.3, w.shape)
+            if w.name != "moving_variance"
+            else rng.uniform(0.5, 2, w.shape)
         )
     model.trainable = not frozen
     return model
@@ -58,7 +64,8 @@ def test_one_step_of_fit_equals_numpy(alpha):
     taught = np.eye(CLASSES)[decision]
     base = -(true * log_softmax(both["cls"])).sum(-1).mean()
     distillation = -(taught * log_softmax(both["dist"])).sum(-1).mean()
-    # Gradient of cross-entropy by a head's bias: probabilities minus labels, averaged over the batch.
+    # Gradient of cross-entropy by a head's bias: probabilities minus labels, averaged over the
+    # batch.
     by_cls = (1 - alpha) * (np.exp(log_softmax(both["cls"])) - true).mean(0)
     by_dist = alpha * (np.exp(log_softmax(both["dist"])) - taught).mean(0)
     history = made.fit(images, labels, batch_size=BATCH, verbose=0).history
@@ -102,10 +109,14 @@ def test_the_gradient_norm_is_that_of_the_loss(scale):
 def test_soft_labels_weights_and_metrics():
     images, labels = batch()
     made = distiller()
-    made.compile(keras.optimizers.SGD(0.0), metrics=[keras.metrics.TopKCategoricalAccuracy(5, name="top5")])
+    made.compile(
+        keras.optimizers.SGD(0.0), metrics=[keras.metrics.TopKCategoricalAccuracy(5, name="top5")]
+    )
     soft = np.eye(CLASSES, dtype="float32")[labels]
     plain = made.evaluate(images, soft, verbose=0, return_dict=True)
-    weighted = made.evaluate(images, soft, sample_weight=np.r_[np.ones(3), np.zeros(3)], verbose=0, return_dict=True)
+    weighted = made.evaluate(
+        images, soft, sample_weight=np.r_[np.ones(3), np.zeros(3)], verbose=0, return_dict=True
+    )
     half = made.evaluate(images[:3], soft[:3], verbose=0, return_dict=True)
     assert weighted["loss"] == pytest.approx(half["loss"], rel=1e-5)
     assert weighted["loss"] != pytest.approx(plain["loss"], rel=1e-5)
@@ -115,7 +126,9 @@ def test_soft_labels_weights_and_metrics():
 def test_none_equals_plain_fit():
     images, labels = batch()
     plain, other = student(), student()
-    plain.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    plain.compile(
+        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     made = deit_tf.Distiller(other, kind="none")
     made.compile(keras.optimizers.SGD(0.1))
     for model in (plain, made):
@@ -132,7 +145,12 @@ def test_a_student_without_the_token_learns_both_with_one_head(kind):
     logits = np.array(made.student(images), "float64")
     teacher = np.array(made.teacher.model(images, training=False), "float64")
     base = -log_softmax(logits)[np.arange(BATCH), labels].mean()
-    soft = 9 * (np.exp(log_softmax(teacher / 3)) * (log_softmax(teacher / 3) - log_softmax(logits / 3))).sum(-1).mean()
+    soft = (
+        9
+        * (np.exp(log_softmax(teacher / 3)) * (log_softmax(teacher / 3) - log_softmax(logits / 3)))
+        .sum(-1)
+        .mean()
+    )
     hard = -log_softmax(logits)[np.arange(BATCH), teacher.argmax(-1)].mean()
     expected = 0.9 * base + 0.1 * (hard if kind == "hard" else soft)
     assert report["loss"] == pytest.approx(expected, rel=1e-5)
@@ -144,7 +162,11 @@ def test_every_weight_of_the_student_learns():
     made = distiller()
     before = [np.array(w) for w in made.student.trainable_weights]
     made.fit(images, labels, batch_size=BATCH, epochs=2, verbose=0)
-    still = [w.path for w, b in zip(made.student.trainable_weights, before, strict=True) if (np.array(w) == b).all()]
+    still = [
+        w.path
+        for w, b in zip(made.student.trainable_weights, before, strict=True)
+        if (np.array(w) == b).all()
+    ]
     assert still == []
 
 
@@ -166,7 +188,11 @@ def arrays_in(path):
         with zipfile.ZipFile(path) as archive:
             path = archive.extract("model.weights.h5", path.parent)
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
     return found
 
 
@@ -181,11 +207,13 @@ def test_files_hold_the_student_once_and_no_teacher(tmp_path):
     assert len(arrays_in(tmp_path / "student.keras")) == count
     for name in ("distiller.keras", "distiller.weights.h5"):
         arrays = arrays_in(tmp_path / name)
-        teacher_sizes = {w.shape for w in made.teacher.model.weights} - {w.shape for w in made.student.weights}
+        teacher_sizes = {w.shape for w in made.teacher.model.weights} - {
+            w.shape for w in made.student.weights
+        }
         assert teacher_sizes and not teacher_sizes & {a.shape for a in arrays.values()}
-        assert sum(a.size for k, a in arrays.items() if "optimizer" not in k and a.dtype == "float32") == pytest.approx(
-            made.student.count_params(), abs=20
-        )
+        assert sum(
+            a.size for k, a in arrays.items() if "optimizer" not in k and a.dtype == "float32"
+        ) == pytest.approx(made.student.count_params(), abs=20)
 
 
 def test_round_trip_without_teacher(tmp_path):
@@ -194,7 +222,9 @@ def test_round_trip_without_teacher(tmp_path):
     made.fit(images, labels, verbose=0)
     made.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), made.predict(images, verbose=0))
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), made.predict(images, verbose=0)
+    )
     assert loaded.alpha == 0.3 and loaded.teacher is None
     with pytest.raises(ValueError, match="has no teacher"):
         loaded.fit(images, labels, verbose=0)
@@ -205,7 +235,10 @@ def test_round_trip_without_teacher(tmp_path):
 
 def test_weights_round_trip(tmp_path):
     images, _ = batch()
-    made, other = distiller(), distiller(student=deit_tf.create_model("deit_test", num_classes=CLASSES))
+    made, other = (
+        distiller(),
+        distiller(student=deit_tf.create_model("deit_test", num_classes=CLASSES)),
+    )
     made.save_weights(tmp_path / "d.weights.h5")
     other.load_weights(tmp_path / "d.weights.h5")
     np.testing.assert_array_equal(made.predict(images, verbose=0), other.predict(images, verbose=0))
@@ -263,6 +296,8 @@ def test_mixed_precision_trains(policy):
         keras.config.set_dtype_policy("float32")
     made = deit_tf.Distiller(model, deit_tf.Teacher(small_teacher()))
     made.compile(optimizer)
-    first, last = np.array(made.fit(*batch(), batch_size=BATCH, epochs=12, verbose=0).history["loss"])[[0, -1]]
+    first, last = np.array(
+        made.fit(*batch(), batch_size=BATCH, epochs=12, verbose=0).history["loss"]
+    )[[0, -1]]
     assert np.isfinite(last) and last < first
     assert model.output.dtype == "float32"

@@ -6,12 +6,19 @@ import pytest
 
 import deit_tf
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_tf.distillation.teacher import application, application_teacher, gives_probabilities, load_teacher
+from deit_tf.distillation.teacher import (
+    application,
+    application_teacher,
+    gives_probabilities,
+    load_teacher,
+)
 
 
 def frozen(function, size=(32, 32), classes=10, name="net"):
     image = keras.Input((*size, 3))
-    model = keras.Model(image, keras.layers.Lambda(function, output_shape=(classes,))(image), name=name)
+    model = keras.Model(
+        image, keras.layers.Lambda(function, output_shape=(classes,))(image), name=name
+    )
     model.trainable = False
     return model
 
@@ -25,7 +32,9 @@ def student_batch():
     return pixels, (pixels - IMAGENET_MEAN) / np.float32(IMAGENET_STD)
 
 
-@pytest.mark.parametrize("mean, std, bgr", [((0.5,) * 3, (0.25,) * 3, False), ((0.1, 0.2, 0.3), (1 / 255,) * 3, True)])
+@pytest.mark.parametrize(
+    "mean, std, bgr", [((0.5,) * 3, (0.25,) * 3, False), ((0.1, 0.2, 0.3), (1 / 255,) * 3, True)]
+)
 def test_own_normalization_and_channel_order(mean, std, bgr):
     pixels, images = student_batch()
     teacher = deit_tf.Teacher(frozen(channel_means), mean=mean, std=std, bgr=bgr)
@@ -47,7 +56,9 @@ def test_own_resolution():
 
 def test_class_order_and_probabilities():
     probabilities = np.float32([0.1, 0.2, 0.3, 0.4])
-    network = frozen(lambda x: keras.ops.broadcast_to(probabilities, (keras.ops.shape(x)[0], 4)), classes=4)
+    network = frozen(
+        lambda x: keras.ops.broadcast_to(probabilities, (keras.ops.shape(x)[0], 4)), classes=4
+    )
     teacher = deit_tf.Teacher(network, class_order=[3, 0], from_logits=False)
     logits = teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
     np.testing.assert_allclose(logits, np.tile(np.log([[0.4, 0.1]]), (4, 1)), rtol=1e-6)
@@ -64,7 +75,9 @@ def test_wrong_class_count_is_refused_by_name():
 
 @pytest.mark.parametrize("order", [[0] * 9, [10] * 10])
 def test_wrong_class_order_is_refused(order):
-    with pytest.raises(ValueError, match="`class_order` of teacher 'net' needs 10 numbers from 0 to 9"):
+    with pytest.raises(
+        ValueError, match="`class_order` of teacher 'net' needs 10 numbers from 0 to 9"
+    ):
         distil(deit_tf.Teacher(frozen(channel_means), class_order=order))
 
 
@@ -74,7 +87,9 @@ def test_not_finite_is_refused_by_name():
 
 
 def test_trainable_is_refused_by_name():
-    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)], name="mlp")
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)], name="mlp"
+    )
     with pytest.raises(ValueError, match="Teacher 'mlp' has 2 trainable weights"):
         deit_tf.Teacher(model)
 
@@ -116,12 +131,20 @@ def test_every_network_of_keras_applications_is_known():
 def test_application_teacher_is_frozen_and_gives_logits():
     teacher = application_teacher("MobileNetV3Small", weights=None, classes=10)
     assert teacher.model.trainable_variables == []
-    assert np.array(teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)).min() < 0
+    assert (
+        np.array(
+            teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
+        ).min()
+        < 0
+    )
 
 
 def classifier(ending, nested):
-    """A network of free size whose bias alone tells its answer: probabilities, or logits for `linear`."""
-    dense = keras.layers.Dense(3, activation="softmax" if ending == "dense" else None, kernel_initializer="zeros")
+    """A network of free size whose bias alone tells its answer: probabilities, or logits for
+    `linear`."""
+    dense = keras.layers.Dense(
+        3, activation="softmax" if ending == "dense" else None, kernel_initializer="zeros"
+    )
     last = {
         "activation": [keras.layers.Activation("softmax")],
         "layer": [keras.layers.Softmax()],
@@ -143,7 +166,9 @@ def test_a_file_that_ends_in_a_softmax_gives_probabilities(tmp_path, caplog, end
     teacher = load_teacher(str(tmp_path / "mine.keras"), ("a", "b", "c"))
     assert teacher.from_logits == (ending == "linear")
     logits = teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
-    np.testing.assert_allclose(logits, np.tile(np.log([[0.2, 0.3, 0.5]]), (4, 1)), rtol=1e-5)  # exp and log in float32
+    np.testing.assert_allclose(
+        logits, np.tile(np.log([[0.2, 0.3, 0.5]]), (4, 1)), rtol=1e-5
+    )  # exp and log in float32
     assert teacher.image_size is None  # it takes the student's
     assert f"mean {IMAGENET_MEAN} and std {IMAGENET_STD} are assumed" in caplog.text
 

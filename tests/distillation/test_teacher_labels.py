@@ -1,4 +1,5 @@
-"""Labels computed ahead: the bytes on disk, what they are refused for, and that they are the live teacher's."""
+"""Labels computed ahead: the bytes on disk, what they are refused for, and that they are the live
+teacher's."""
 
 import json
 import os
@@ -39,7 +40,11 @@ def save_teacher(file, seed):
     rng = np.random.default_rng(seed)
     for w in model.weights:  # a fresh network gives all images the same decision
         if w.name in ("moving_mean", "moving_variance", "kernel") and w.shape[-1] != CLASSES:
-            w.assign(rng.normal(0, 0.3, w.shape) if w.name != "moving_variance" else rng.uniform(0.5, 2, w.shape))
+            w.assign(
+                rng.normal(0, 0.3, w.shape)
+                if w.name != "moving_variance"
+                else rng.uniform(0.5, 2, w.shape)
+            )
     head = model.get_layer("head").kernel
     noise = rng.normal(size=(64, SIZE, SIZE, 3)).astype("float32")
     head.assign(head * (2 / np.std(model(noise, training=False))))  # in doubt now and then
@@ -64,7 +69,13 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("config")
     return TrainConfig(
         model=StudentConfig("deit_test", image_size=SIZE, patch_size=4, drop_path_rate=0.0),
-        data=DataConfig(save_digits(folder / "digits"), holdout=0.2, verify=False, batch_size=BATCH, crop_ratio=1.0),
+        data=DataConfig(
+            save_digits(folder / "digits"),
+            holdout=0.2,
+            verify=False,
+            batch_size=BATCH,
+            crop_ratio=1.0,
+        ),
         augment=AugmentConfig("none", hflip=0.5, mixup=0.8, cutmix=1.0),
         distill=DistillConfig(teacher=save_teacher(folder / "teacher.keras", 3)),
         epochs=EPOCHS,
@@ -86,10 +97,19 @@ def small_files():
 
 @pytest.fixture(scope="module")
 def cache(config, small_files, tmp_path_factory):
-    """Hard labels of all epochs, made by the command in one go; its config says how many epochs there are."""
+    """Hard labels of all epochs, made by the command in one go; its config says how many epochs
+    there are."""
     folder = tmp_path_factory.mktemp("hard")
     write_config(config, folder / "config.yaml")
-    main(["label", "--config", str(folder / "config.yaml"), "--distill.labels", str(folder / "labels")])
+    main(
+        [
+            "label",
+            "--config",
+            str(folder / "config.yaml"),
+            "--distill.labels",
+            str(folder / "labels"),
+        ]
+    )
     return folder / "labels"
 
 
@@ -109,7 +129,9 @@ def opened(config, sources, cache):
 
 
 def batches(config, sources, **kwargs):
-    return train_dataset(sources[0], config.data, config.augment, SIZE, epochs=config.epochs, seed=0, **kwargs)
+    return train_dataset(
+        sources[0], config.data, config.augment, SIZE, epochs=config.epochs, seed=0, **kwargs
+    )
 
 
 def held_out(config, sources):
@@ -119,7 +141,10 @@ def held_out(config, sources):
 def live_logits(config, dataset):
     """What the teacher says of each batch, [B, C]."""
     teacher = load_teacher(config.distill.teacher, tuple("0123456789"))
-    run = tf.function(lambda images: teacher.logits(images, config.data.mean, config.data.std), reduce_retracing=True)
+    run = tf.function(
+        lambda images: teacher.logits(images, config.data.mean, config.data.std),
+        reduce_retracing=True,
+    )
     return [run(batch[0]).numpy() for batch in dataset]
 
 
@@ -130,16 +155,18 @@ def contents(folder):
 def test_two_processes_one_of_them_killed_make_what_one_makes(config, cache, tmp_path):
     write_config(config, tmp_path / "config.yaml")
     script = (
-        "import sys, time; from deit_tf.distillation import make_labels as labeling; from deit_tf.runs import read_config\n"
-        f"labeling.FILE_IMAGES, write, written = {FILE_IMAGES}, labeling.Layout.write, []\n"
-        "def write_three(*given):\n"
-        "    write(*given), written.append(given)\n"
-        "    len(written) < 3 or time.sleep(600)\n"
-        "labeling.Layout.write = write_three\n"
-        "labeling.make_labels(read_config(sys.argv[1]), sys.argv[2], range(4), (2, 2))"
+        "import sys, time; from deit_tf.distillation import make_labels as labeling; from "
+        "deit_tf.runs import read_config\nlabeling.FILE_IMAGES, write, written = "
+        f"{FILE_IMAGES}, labeling.Layout.write, []\ndef write_three(*given):\n    "
+        "write(*given), written.append(given)\n    len(written) < 3 or "
+        "time.sleep(600)\nlabeling.Layout.write = "
+        "write_three\nlabeling.make_labels(read_config(sys.argv[1]), sys.argv[2], range(4), "
+        "(2, 2))"
     )
     folder = tmp_path / "labels"
-    second = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(folder)])
+    second = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(folder)]
+    )
     labeling.make_labels(config, folder, range(EPOCHS), (1, 2))
     third = folder / "epoch-0002.steps-000008-000010.labels"
     while not third.exists() and second.poll() is None:
@@ -148,7 +175,9 @@ def test_two_processes_one_of_them_killed_make_what_one_makes(config, cache, tmp
     assert second.wait() == -signal.SIGKILL
     assert len(list(folder.glob("*.labels"))) == FILES // 2 + 3
     third.unlink()
-    (folder / f".{third.name}.1.partial").write_bytes(b"torn")  # as a process leaves it that dies while writing
+    (folder / f".{third.name}.1.partial").write_bytes(
+        b"torn"
+    )  # as a process leaves it that dies while writing
     labeling.make_labels(config, folder, range(EPOCHS), (2, 2))
     assert contents(folder) == contents(cache)
 
@@ -169,7 +198,9 @@ def test_a_flipped_byte_is_found_and_made_anew(config, sources, cache, tmp_path)
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=f"Damaged, as the checksum tells: .*{file.name}"):
             open_cache(folder, config, sources)
-    shutil.copy(folder / "epoch-0002.steps-000004-000008.labels", file)  # whole, but of another epoch
+    shutil.copy(
+        folder / "epoch-0002.steps-000004-000008.labels", file
+    )  # whole, but of another epoch
     with pytest.raises(ValueError, match=f"Damaged.*{file.name}"):
         open_cache(folder, config, sources)
     labeling.make_labels(config, folder, range(1, 2))
@@ -180,18 +211,28 @@ def test_a_flipped_byte_is_found_and_made_anew(config, sources, cache, tmp_path)
     "section, changes, message",
     [
         ("augment", {"mixup": 0.7}, r"augment\.mixup: then 0\.8, now 0\.7"),
-        ("augment", {"hflip": 0.25, "repeats": 2}, r"hflip: then 0\.5, now 0\.25\n.*repeats: then 1, now 2"),
+        (
+            "augment",
+            {"hflip": 0.25, "repeats": 2},
+            r"hflip: then 0\.5, now 0\.25\n.*repeats: then 1, now 2",
+        ),
         ("data", {"batch_size": 15}, r"data\.batch_size: then 16, now 15"),
         ("data", {"std": (0.5, 0.5, 0.5)}, r"data\.std: then \[0\.229.*now \[0\.5"),
         ("data", {"crop_ratio": 0.5}, r"data\.crop_ratio: then 1\.0, now 0\.5"),
         ("model", {"image_size": 32}, r"image_size: then \[16, 16\], now \[32, 32\]"),
         ("distill", {"top_k": 5}, r"distill\.top_k: then 0, now 5"),
-        ("distill", {"teacher": "keras:ResNet50"}, r"teacher\.name: then .*teacher\.keras.*now .*keras:ResNet50"),
+        (
+            "distill",
+            {"teacher": "keras:ResNet50"},
+            r"teacher\.name: then .*teacher\.keras.*now .*keras:ResNet50",
+        ),
         (None, {"seed": 1}, r"seed: then 0, now 1"),
     ],
 )
 def test_a_difference_is_refused_by_name(config, sources, cache, section, changes, message):
-    other = replace(config, **({section: replace(getattr(config, section), **changes)} if section else changes))
+    other = replace(
+        config, **({section: replace(getattr(config, section), **changes)} if section else changes)
+    )
     with pytest.raises(ValueError, match=f"(?s)made for something else:.*{message}"):
         open_cache(cache, other, sources)
 
@@ -201,7 +242,9 @@ def test_another_teacher_is_refused_by_name(config, sources, cache, tmp_path):
         return replace(config, distill=replace(config.distill, teacher=name))
 
     other = save_teacher(tmp_path / "teacher.keras", 4)
-    with pytest.raises(ValueError, match=r"teacher\.files: then [0-9a-f]{12}\.\.\., now [0-9a-f]{12}"):
+    with pytest.raises(
+        ValueError, match=r"teacher\.files: then [0-9a-f]{12}\.\.\., now [0-9a-f]{12}"
+    ):
         open_cache(cache, taught_by(other), sources)
     with pytest.raises(ValueError, match=r"teacher\.weights: then"):
         labeling.make_labels(taught_by(other), cache, range(1))
@@ -215,19 +258,30 @@ def test_another_teacher_is_refused_by_name(config, sources, cache, tmp_path):
     open_cache(cache, taught_by(str(run)), sources)
     assert teacher_files(f"regnety_160:{other}") == teacher_files(other) != teacher_files(str(run))
     assert teacher_files(str(run)) == teacher_files(config.distill.teacher)
-    assert teacher_files(str(tmp_path / "nobody")) is teacher_files("hf://timm/regnety_160.deit_in1k") is None
+    assert (
+        teacher_files(str(tmp_path / "nobody"))
+        is teacher_files("hf://timm/regnety_160.deit_in1k")
+        is None
+    )
 
 
 def test_true_labels_do_not_matter(config, sources, cache):
-    open_cache(cache, replace(config, augment=replace(config.augment, label_smoothing=0.1)), sources)
+    open_cache(
+        cache, replace(config, augment=replace(config.augment, label_smoothing=0.1)), sources
+    )
 
 
 def test_a_stream_that_comes_out_otherwise_is_refused(config, sources, cache, tmp_path):
     folder = shutil.copytree(cache, tmp_path / "labels")
     facts = json.loads((folder / "manifest.json").read_text())
     pixels = np.array(facts["stream.pixels"])
-    for shift, other in ((1e-4, False), (0.1, True)):  # another machine's rounding; another augmentation
-        (folder / "manifest.json").write_text(json.dumps(facts | {"stream.pixels": list(pixels + shift)}))
+    for shift, other in (
+        (1e-4, False),
+        (0.1, True),
+    ):  # another machine's rounding; another augmentation
+        (folder / "manifest.json").write_text(
+            json.dumps(facts | {"stream.pixels": list(pixels + shift)})
+        )
         if other:
             with pytest.raises(ValueError, match=r"stream\.pixels: then 16 entries with"):
                 open_cache(folder, config, sources)
@@ -238,7 +292,8 @@ def test_a_stream_that_comes_out_otherwise_is_refused(config, sources, cache, tm
 def test_the_images_of_a_folder_are_told_by_names_and_sizes(tmp_path):
     def facts(folder):
         made = TrainConfig(
-            data=DataConfig(source=str(folder), batch_size=4, verify=False), augment=AugmentConfig("none")
+            data=DataConfig(source=str(folder), batch_size=4, verify=False),
+            augment=AugmentConfig("none"),
         )
         return stream_facts(made, open_sources(made.data), (8, 8))
 
@@ -249,7 +304,9 @@ def test_the_images_of_a_folder_are_told_by_names_and_sizes(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("no image")
     assert differences(then, facts(shutil.move(tmp_path / "a", tmp_path / "b"))) == []
     Image.effect_noise((8, 8), 90).save(tmp_path / "b" / "cat" / "0.png")
-    assert [line.split(":")[0] for line in differences(then, facts(tmp_path / "b"))] == ["data.content"]
+    assert [line.split(":")[0] for line in differences(then, facts(tmp_path / "b"))] == [
+        "data.content"
+    ]
     Image.new("RGB", (8, 8)).save(tmp_path / "b" / "dog" / "new.png")
     (tmp_path / "b" / "dog").rename(tmp_path / "b" / "wolf")
     named = {line.split(":")[0] for line in differences(then, facts(tmp_path / "b"))}
@@ -273,10 +330,16 @@ def test_what_is_missing_is_named(config, sources, cache, tmp_path):
     with pytest.raises(ValueError, match="lacks the labels of epochs 4 to 6. Make them"):
         open_cache(cache, replace(config, epochs=7), sources)
     folder = shutil.copytree(cache, tmp_path / "labels")
-    for file in [*folder.glob("epoch-0000*"), *folder.glob("epoch-0003*"), *folder.glob("*-000004-*"),
-                 *folder.glob("held-out*")]:  # fmt: skip
+    for file in [
+        *folder.glob("epoch-0000*"),
+        *folder.glob("epoch-0003*"),
+        *folder.glob("*-000004-*"),
+        *folder.glob("held-out*"),
+    ]:
         file.unlink(missing_ok=True)
-    told = r"epoch 0, epoch 3, epoch 1 \(steps 4 to 7\), epoch 2 \(steps 4 to 7\), the held-out images"
+    told = (
+        r"epoch 0, epoch 3, epoch 1 \(steps 4 to 7\), epoch 2 \(steps 4 to 7\), the held-out images"
+    )
     with pytest.raises(ValueError, match=f"lacks the labels of {told}"):
         open_cache(folder, config, sources)
     shutil.copy(cache / "held-out.steps-000000-000003.labels", folder)
@@ -284,7 +347,9 @@ def test_what_is_missing_is_named(config, sources, cache, tmp_path):
     open_cache(folder, replace(config, epochs=3), sources, first_step=2 * STEPS + 8)
     with pytest.raises(ValueError, match=r"lacks the labels of epoch 2 \(steps 4 to 7\)\."):
         open_cache(folder, replace(config, epochs=3), sources, first_step=2 * STEPS + 7)
-    with pytest.raises(FileNotFoundError, match="holds no teacher's labels. Make them with `deit-tf label`"):
+    with pytest.raises(
+        FileNotFoundError, match="holds no teacher's labels. Make them with `deit-tf label`"
+    ):
         open_cache(tmp_path, config, sources)
 
 
@@ -296,7 +361,9 @@ def test_labels_are_the_live_teachers(config, sources, opened):
     for (images, y), (plain_images, labels), logits in zip(attached, plain, live, strict=True):
         np.testing.assert_array_equal(images, plain_images)
         np.testing.assert_array_equal(y["labels"], labels)
-        np.testing.assert_array_equal(y["teacher_logits"], np.eye(CLASSES, dtype="float32")[logits.argmax(-1)])
+        np.testing.assert_array_equal(
+            y["teacher_logits"], np.eye(CLASSES, dtype="float32")[logits.argmax(-1)]
+        )
     mixed = np.concatenate([labels for _, labels in plain])
     assert (mixed.max(-1) < 1).mean() > 0.5  # mixup and CutMix acted
     assert attached[0][1]["teacher_logits"].dtype == attached[0][1]["labels"].dtype == tf.float32
@@ -308,9 +375,13 @@ def test_a_stream_resumed_in_the_middle_has_the_same_labels(config, sources, ope
     for first in (STEPS, 2 * STEPS + 5, 4 * STEPS - 1):  # at an epoch, within a file, the last step
         resumed = opened.attach(batches(config, sources, first_step=first), first)
         assert int(resumed.cardinality()) == len(whole) - first
-        for y, expected in zip(resumed.map(lambda images, y: y["teacher_logits"]), whole[first:], strict=True):
+        for y, expected in zip(
+            resumed.map(lambda images, y: y["teacher_logits"]), whole[first:], strict=True
+        ):
             np.testing.assert_array_equal(y, expected)
-    with pytest.raises(ValueError, match="pass `train_dataset` the same `first_step`. Received: 37 batches"):
+    with pytest.raises(
+        ValueError, match="pass `train_dataset` the same `first_step`. Received: 37 batches"
+    ):
         opened.attach(batches(config, sources, first_step=3))
 
 
@@ -323,7 +394,9 @@ def test_held_out_labels_follow_any_batching(config, sources, opened):
         found = np.concatenate([y["teacher_logits"] for _, y in attached])
         np.testing.assert_array_equal(found, np.eye(CLASSES)[decisions])
         truth = np.concatenate([labels for _, labels in dataset])
-        np.testing.assert_array_equal(np.concatenate([y["labels"] for _, y in attached]), np.eye(CLASSES)[truth])
+        np.testing.assert_array_equal(
+            np.concatenate([y["labels"] for _, y in attached]), np.eye(CLASSES)[truth]
+        )
 
     filled = list(opened.attach_held_out(padded(plain, BATCH)))
     assert filled[-1][0].shape[0] == BATCH and filled[-1][2].numpy().sum() == HELD_OUT % BATCH
@@ -340,7 +413,9 @@ def test_soft_labels_reproduce_the_kept_probabilities(soft_config, sources, soft
     assert 0.3 < wanted.max(-1).mean() < 0.9
     kept = np.argsort(-live, axis=-1, kind="stable")[:, :TOP_K]
     # float16 rounds a logarithm by 2**-11 of itself at most, and p |log p| stays below 0.37.
-    np.testing.assert_allclose(np.take_along_axis(found, kept, -1), np.take_along_axis(wanted, kept, -1), atol=4e-4)
+    np.testing.assert_allclose(
+        np.take_along_axis(found, kept, -1), np.take_along_axis(wanted, kept, -1), atol=4e-4
+    )
     others = np.ones_like(rows, bool)
     np.put_along_axis(others, kept, False, -1)
     rest = found[others].reshape(-1, CLASSES - TOP_K)
@@ -349,12 +424,16 @@ def test_soft_labels_reproduce_the_kept_probabilities(soft_config, sources, soft
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
     # For `hard` they serve as well, by the decision.
     hard = replace(soft_config, distill=replace(soft_config.distill, kind="hard"))
-    decided = np.concatenate([y["teacher_logits"] for _, y in open_cache(soft_cache, hard, sources).attach(plain)])
+    decided = np.concatenate(
+        [y["teacher_logits"] for _, y in open_cache(soft_cache, hard, sources).attach(plain)]
+    )
     np.testing.assert_array_equal(decided, np.eye(CLASSES)[live.argmax(-1)])
 
 
 def test_rounding_does_not_move_the_decision():
-    layout = Layout(classes=300, batch_size=1, images=1, held_out=1, top_k=2, steps_per_file=1, identity=b"")
+    layout = Layout(
+        classes=300, batch_size=1, images=1, held_out=1, top_k=2, steps_per_file=1, identity=b""
+    )
     assert layout.class_dtype == np.uint16
     log_probabilities = np.log(np.float32([[0.30003, 0.30001, 0.39996]]))
     packed = np.frombuffer(layout.pack(np.array([[299, 7]]), log_probabilities)[:6], "<f2")
@@ -363,7 +442,8 @@ def test_rounding_does_not_move_the_decision():
 
 
 @pytest.mark.parametrize(
-    "classes, top_k, size", [(256, 0, 1), (257, 0, 2), (65536, 0, 2), (65537, 0, 4), (1000, 10, 42), (10, 3, 11)]
+    "classes, top_k, size",
+    [(256, 0, 1), (257, 0, 2), (65536, 0, 2), (65537, 0, 4), (1000, 10, 42), (10, 3, 11)],
 )
 def test_bytes_per_image(classes, top_k, size):
     layout = Layout(classes, 64, 1437, 360, top_k, 10, b"")
@@ -387,7 +467,11 @@ def test_bytes_per_image(classes, top_k, size):
 )
 def test_configs_that_make_no_labels(config, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        labeling.make_labels(replace(config, distill=replace(config.distill, **changes)), tmp_path / "labels", range(1))
+        labeling.make_labels(
+            replace(config, distill=replace(config.distill, **changes)),
+            tmp_path / "labels",
+            range(1),
+        )
     assert not (tmp_path / "labels").exists()
 
 
@@ -397,12 +481,15 @@ def test_soft_distillation_refuses_hard_labels(soft_config, sources, cache):
         open_cache(cache, unset, sources)
 
 
-@pytest.mark.parametrize("flag, value, message", [
-    ("--epochs", "2:2", "`epochs` are A:B with 0 <= A < B. Received: 2:2"),
-    ("--epochs", "one", "--epochs"),
-    ("--shard", "3/2", "`shard` is I/N with 1 <= I <= N. Received: 3/2"),
-    ("--shard", "2", "--shard"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flag, value, message",
+    [
+        ("--epochs", "2:2", "`epochs` are A:B with 0 <= A < B. Received: 2:2"),
+        ("--epochs", "one", "--epochs"),
+        ("--shard", "3/2", "`shard` is I/N with 1 <= I <= N. Received: 3/2"),
+        ("--shard", "2", "--shard"),
+    ],
+)
 def test_arguments_that_are_refused(tmp_path, capsys, flag, value, message):
     with pytest.raises(SystemExit) as stop:
         main(["label", "--distill.teacher", "x.keras", "--out", str(tmp_path), flag, value])
@@ -415,14 +502,17 @@ def test_epochs_as_yaml_would_misread_them(config, monkeypatch):
     for text in ("1:35", "7"):  # YAML takes 1:35 for ninety-five
         main(["label", "--out", "here", "--epochs", text, "--shard", "2/3"])
     assert [(str(folder), epochs, shard) for _, folder, epochs, shard in seen] == [
-        ("here/labels", range(1, 35), (2, 3)), ("here/labels", range(7), (2, 3)),
-    ]  # fmt: skip
+        ("here/labels", range(1, 35), (2, 3)),
+        ("here/labels", range(7), (2, 3)),
+    ]
     assert seen[0][0].epochs == 35
 
 
 def distiller(teacher, kind):
     keras.utils.set_random_seed(0)
-    student = deit_tf.create_model("deit_test", num_classes=CLASSES, image_size=SIZE, patch_size=4, depth=1)
+    student = deit_tf.create_model(
+        "deit_test", num_classes=CLASSES, image_size=SIZE, patch_size=4, depth=1
+    )
     made = deit_tf.Distiller(student, teacher, kind=kind)
     made.compile(deit_tf.training.optim.AdamW(1e-3), jit_compile=False)
     return made
@@ -441,19 +531,27 @@ def test_training_from_labels_gives_the_bits_of_the_live_teacher(config, sources
     assert 0 < cached.history.history["teacher_agreement"][0] < 1
 
 
-def test_labels_judge_held_out_images_as_the_live_teacher_does(config, sources, opened, soft_config, soft_cache):
+def test_labels_judge_held_out_images_as_the_live_teacher_does(
+    config, sources, opened, soft_config, soft_cache
+):
     plain = held_out(config, sources)
     truth = plain.map(lambda images, labels: (images, tf.one_hot(labels, CLASSES)))
     for kind, cache in (("hard", opened), ("soft", open_cache(soft_cache, soft_config, sources))):
         live = distiller(load_teacher(config.distill.teacher, sources[0].class_names), kind)
         wanted = [live.judge(batch, training=False).values for batch in truth]
         cached = distiller(None, kind)
-        found = [cached.judge(batch, training=False).values for batch in cache.attach_held_out(plain)]
+        found = [
+            cached.judge(batch, training=False).values for batch in cache.attach_held_out(plain)
+        ]
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(a["teacher_agreement"], b["teacher_agreement"])
             np.testing.assert_array_equal(a["accuracy"], b["accuracy"])
-            # The divergence counts the teacher's entropy in, which spreading seven classes evenly raises by up to
-            # 0.4 here; one-hot rows taken for logits would be off by more.
+            # The divergence counts the teacher's entropy in, which spreading seven classes evenly
+            # raises by up to 0.4 here; one-hot rows taken for logits would be off by more.
             atol = 0 if kind == "hard" else 0.5
-            np.testing.assert_allclose(a["distillation_loss"], b["distillation_loss"], rtol=0, atol=atol)
-            assert kind == "hard" or not np.array_equal(a["distillation_loss"], b["distillation_loss"])
+            np.testing.assert_allclose(
+                a["distillation_loss"], b["distillation_loss"], rtol=0, atol=atol
+            )
+            assert kind == "hard" or not np.array_equal(
+                a["distillation_loss"], b["distillation_loss"]
+            )

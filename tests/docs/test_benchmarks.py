@@ -23,7 +23,9 @@ PRODUCTS = {"MatMul", "BatchMatMulV2", "Conv2D"}
 def operations(function, *inputs):
     """FLOPs of the matrix products of a traced function, from the shapes in its graph."""
     total = 0
-    for node in tf.function(function, autograph=False).get_concrete_function(*inputs).graph.get_operations():
+    for node in (
+        tf.function(function, autograph=False).get_concrete_function(*inputs).graph.get_operations()
+    ):
         if node.type not in PRODUCTS:
             continue
         left, right = (node.inputs[i].shape.as_list() for i in (0, 1))
@@ -40,9 +42,17 @@ def operations(function, *inputs):
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10),
         ModelConfig(
-            image_size=(48, 32), patch_size=16, embed_dim=32, depth=1, num_heads=2, num_classes=7, distilled=False
+            image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=10
+        ),
+        ModelConfig(
+            image_size=(48, 32),
+            patch_size=16,
+            embed_dim=32,
+            depth=1,
+            num_heads=2,
+            num_classes=7,
+            distilled=False,
         ),
     ],
 )
@@ -57,13 +67,19 @@ def test_the_backward_pass_costs_two_products_per_product():
 
 
 def test_deit_tiny_needs_as_many_operations_as_timm_counts():
-    # timm's results/benchmark tables: 1.27 GMACs for deit_tiny_distilled_patch16_224, two operations each.
+    # timm's results/benchmark tables: 1.27 GMACs for deit_tiny_distilled_patch16_224, two
+    # operations each.
     assert machine.forward_flops(TINY) / 2e9 == pytest.approx(1.27, abs=0.01)
 
 
 def test_the_benchmarks_measure_the_model_whose_operations_they_count():
     assert peers.MODEL == VARIANTS[peer_worker.NAME] == VARIANTS[distill_step.NAME]
-    sizes = (peers.MODEL.embed_dim, peers.MODEL.depth, peers.MODEL.num_heads, peers.MODEL.image_size)
+    sizes = (
+        peers.MODEL.embed_dim,
+        peers.MODEL.depth,
+        peers.MODEL.num_heads,
+        peers.MODEL.image_size,
+    )
     assert sizes == (peer_worker.WIDTH, peer_worker.DEPTH, peer_worker.HEADS, peer_worker.SIDE)
 
 
@@ -83,5 +99,9 @@ def test_every_contender_of_a_table_has_a_name_of_its_own():
 
 
 def test_the_ratio_is_of_the_whole_to_its_parts():
-    seconds = {distill_step.STUDENT: [2.0, 1.0], distill_step.TEACHER: [3.0, 4.0], distill_step.WHOLE: [6.0, 5.0]}
+    seconds = {
+        distill_step.STUDENT: [2.0, 1.0],
+        distill_step.TEACHER: [3.0, 4.0],
+        distill_step.WHOLE: [6.0, 5.0],
+    }
     assert distill_step.ratio(seconds) == 5 / 4

@@ -32,7 +32,9 @@ def folder(tmp_path_factory):
     for name, color in COLORS.items():
         (root / name).mkdir()
         for i in range(10):
-            pixels = np.clip(np.array(color) + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(
+                np.uint8
+            )
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return root
 
@@ -50,7 +52,9 @@ def test_finetune_folder(folder, model, tmp_path, capsys):
     assert "3 classes: blue, green, red" in capsys.readouterr().out
     tuned, before = (keras.saving.load_model(file) for file in (tmp_path / "pets.keras", model))
     moved = np.abs(tuned.get_layer("head").kernel - before.get_layer("head").kernel).max()
-    assert 0 < moved < 0.01  # three steps at 1e-6 or so: from the weights given, and not where they were
+    assert (
+        0 < moved < 0.01
+    )  # three steps at 1e-6 or so: from the weights given, and not where they were
 
 
 def test_distil_your_teacher(folder, tmp_path):
@@ -60,13 +64,33 @@ def test_distil_your_teacher(folder, tmp_path):
     teacher.save(tmp_path / "teacher.keras")
     half, out = ("0.5",) * 3, tmp_path / "student.keras"
     normalization = ("--mean", *half, "--std", *half)
-    run("distil_your_teacher.py", folder, tmp_path / "teacher.keras", *TINY, *normalization, "--out", out)
+    run(
+        "distil_your_teacher.py",
+        folder,
+        tmp_path / "teacher.keras",
+        *TINY,
+        *normalization,
+        "--out",
+        out,
+    )
     student = keras.saving.load_model(out)
-    assert student.output_shape == (None, 3) and set(deit_tf.heads(student).output) == {"cls", "dist"}
+    assert student.output_shape == (None, 3) and set(deit_tf.heads(student).output) == {
+        "cls",
+        "dist",
+    }
 
 
 def test_train_your_teacher(folder, tmp_path):
-    run("train_your_teacher.py", folder, "--batch-size", "8", "--epochs", "1", "--out", tmp_path / "teacher.keras")
+    run(
+        "train_your_teacher.py",
+        folder,
+        "--batch-size",
+        "8",
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "teacher.keras",
+    )
     network = keras.saving.load_model(tmp_path / "teacher.keras")
     network.trainable = False
     deit_tf.Teacher(network).check(deit_tf.create_model("deit_test", num_classes=3))
@@ -80,12 +104,22 @@ def test_export_and_ask_server(folder, model, tmp_path, capfd):
     images = np.stack([deit_tf.ImageProcessor(32)(picture.read_bytes()) for picture in pictures])
     probabilities = np.asarray(keras.ops.softmax(keras.saving.load_model(model)(images)))
     for picture, row in zip(pictures, probabilities, strict=True):
-        assert re.search(rf"{re.escape(str(picture))}\n +{row.max():.1%}  {row.argmax()}\n", out), out
+        assert re.search(rf"{re.escape(str(picture))}\n +{row.max():.1%}  {row.argmax()}\n", out), (
+            out
+        )
     with pytest.raises(SystemExit, match="Not exported: .* Take the next `version`"):
         run("export_and_ask_server.py", model, *pictures, "--out", tmp_path / "served")
     (tmp_path / "note.png").write_text("no picture")
     with pytest.raises(SystemExit, match="1"):
-        run("export_and_ask_server.py", model, tmp_path / "note.png", "--out", tmp_path / "served", "--version", 2)
+        run(
+            "export_and_ask_server.py",
+            model,
+            tmp_path / "note.png",
+            "--out",
+            tmp_path / "served",
+            "--version",
+            2,
+        )
     assert (tmp_path / "served" / "model" / "2" / "saved_model.pb").is_file()
     assert "note.png is no picture that can be decoded" in capfd.readouterr().err
 
@@ -93,7 +127,9 @@ def test_export_and_ask_server(folder, model, tmp_path, capfd):
 def test_retrieval(folder, model, capsys):
     run("retrieval.py", folder, model, "--k", "4")
     out = capsys.readouterr().out
-    precision, chance = map(float, re.search(r"precision at 4: ([\d.]+) % .* chance ([\d.]+) %", out).groups())
+    precision, chance = map(
+        float, re.search(r"precision at 4: ([\d.]+) % .* chance ([\d.]+) %", out).groups()
+    )
     assert chance == pytest.approx(100 * 9 / 29, abs=0.05)  # of 29 others 9 are of the same class
     assert precision > 90  # plain colors: any projection of the patches tells them apart
 

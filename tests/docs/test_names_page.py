@@ -18,20 +18,25 @@ LINES = [line.strip("|") for line in PAGE.splitlines() if line.startswith("| `")
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in LINES]
 
 HUGGING_FACE = (
-    "DeiTConfig", "DeiTImageProcessor", "DeiTFeatureExtractor", "DeiTModel", "DeiTForMaskedImageModeling",
-    "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher",
-)  # fmt: skip
+    "DeiTConfig",
+    "DeiTImageProcessor",
+    "DeiTFeatureExtractor",
+    "DeiTModel",
+    "DeiTForMaskedImageModeling",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+)
 # facebookresearch/deit main.py, get_args_parser
 FLAGS = """
-    batch-size epochs bce-loss unscale-lr model input-size drop drop-path model-ema no-model-ema model-ema-decay
-    model-ema-force-cpu opt opt-eps opt-betas clip-grad momentum weight-decay sched lr lr-noise lr-noise-pct
-    lr-noise-std warmup-lr min-lr decay-epochs warmup-epochs cooldown-epochs patience-epochs decay-rate color-jitter
-    aa smoothing
-    train-interpolation repeated-aug no-repeated-aug train-mode no-train-mode ThreeAugment src reprob remode recount
-    resplit mixup cutmix cutmix-minmax mixup-prob mixup-switch-prob mixup-mode teacher-model teacher-path
-    distillation-type distillation-alpha distillation-tau cosub finetune attn-only data-path data-set inat-category
-    output_dir device seed resume start_epoch eval eval-crop-ratio dist-eval num_workers pin-mem no-pin-mem distributed
-    world_size dist_url
+    batch-size epochs bce-loss unscale-lr model input-size drop drop-path model-ema no-model-ema
+    model-ema-decay model-ema-force-cpu opt opt-eps opt-betas clip-grad momentum weight-decay sched
+    lr lr-noise lr-noise-pct lr-noise-std warmup-lr min-lr decay-epochs warmup-epochs
+    cooldown-epochs patience-epochs decay-rate color-jitter aa smoothing train-interpolation
+    repeated-aug no-repeated-aug train-mode no-train-mode ThreeAugment src reprob remode recount
+    resplit mixup cutmix cutmix-minmax mixup-prob mixup-switch-prob mixup-mode teacher-model
+    teacher-path distillation-type distillation-alpha distillation-tau cosub finetune attn-only
+    data-path data-set inat-category output_dir device seed resume start_epoch eval eval-crop-ratio
+    dist-eval num_workers pin-mem no-pin-mem distributed world_size dist_url
 """.split()
 
 
@@ -85,7 +90,13 @@ def test_every_name_of_theirs_has_a_row():
 
 @pytest.mark.parametrize(
     "name",
-    ["--optim.wd", "deit-tf nothing", "deit_tf.nothing", "deit_tf.create_model(nothing)", "deit_tf.ModelConfig.width"],
+    [
+        "--optim.wd",
+        "deit-tf nothing",
+        "deit_tf.nothing",
+        "deit_tf.create_model(nothing)",
+        "deit_tf.ModelConfig.width",
+    ],
 )
 def test_a_name_that_does_not_exist_is_found_out(name):
     with pytest.raises((AssertionError, AttributeError)):

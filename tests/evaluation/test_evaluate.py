@@ -1,4 +1,5 @@
-"""Evaluation, prediction and conversion, as a user runs them: every form of a model, every kind of label file."""
+"""Evaluation, prediction and conversion, as a user runs them: every form of a model, every kind of
+label file."""
 
 import csv
 import json
@@ -41,11 +42,26 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     run = folder / "run"
     main(
-        ["train", "--config", str(CONFIG), "--epochs", "2", "--optim.warmup_epochs", "0.5", "--distill.kind", "none",
-         "--data.batch_size", "64", "--out", str(run)]
-    )  # fmt: skip
+        [
+            "train",
+            "--config",
+            str(CONFIG),
+            "--epochs",
+            "2",
+            "--optim.warmup_epochs",
+            "0.5",
+            "--distill.kind",
+            "none",
+            "--data.batch_size",
+            "64",
+            "--out",
+            str(run),
+        ]
+    )
     loaded = load_run(run)
-    export_saved_model(loaded.model, run / "export", processor=loaded.processor, labels=loaded.labels, name="s")
+    export_saved_model(
+        loaded.model, run / "export", processor=loaded.processor, labels=loaded.labels, name="s"
+    )
     export_tflite(loaded.model, run / "export" / "student.tflite", images=loaded.samples)
     write_digits(folder / "images")
     return folder
@@ -59,17 +75,30 @@ def rows(file):
 def test_all_forms_of_a_model_agree_and_the_counts_add_up(made, tmp_path):
     forms = ["run", "run/student.keras", "run/export/s/1", "run/export/student.tflite"]
     figures = [
-        evaluate(str(made / form), source=str(made / "images"), batch_size=64, out=str(tmp_path / str(i)))
+        evaluate(
+            str(made / form), source=str(made / "images"), batch_size=64, out=str(tmp_path / str(i))
+        )
         for i, form in enumerate(forms)
     ]
-    assert 0.2 < figures[0]["top1"] < 1  # it has learnt something, and there is something to confuse
+    assert (
+        0.2 < figures[0]["top1"] < 1
+    )  # it has learnt something, and there is something to confuse
     for i, one in enumerate(figures):
-        assert (one["images"], one["top1"], one["top5"]) == (IMAGES, figures[0]["top1"], figures[0]["top5"])
+        assert (one["images"], one["top1"], one["top5"]) == (
+            IMAGES,
+            figures[0]["top1"],
+            figures[0]["top5"],
+        )
         assert one["protocol"] == "own" and "center crop 16 x 16" in one["preprocessing"]
-        confusion = np.array([row[1:] for row in rows(tmp_path / str(i) / "confusion.csv")[1:]], int)
+        confusion = np.array(
+            [row[1:] for row in rows(tmp_path / str(i) / "confusion.csv")[1:]], int
+        )
         per_class = [row[1:3] for row in rows(tmp_path / str(i) / "per_class.csv")[1:]]
         assert confusion.sum() == IMAGES and np.trace(confusion) == round(IMAGES * one["top1"])
-        assert np.array(per_class, int).tolist() == np.c_[confusion.sum(1), np.diag(confusion)].tolist()
+        assert (
+            np.array(per_class, int).tolist()
+            == np.c_[confusion.sum(1), np.diag(confusion)].tolist()
+        )
         assert Image.open(tmp_path / str(i) / "confusion.png").size[0] > 300
         assert json.loads((tmp_path / str(i) / "evaluation.json").read_text()) == one
     # Keras and a SavedModel give both heads, a .tflite file the mean alone.
@@ -90,9 +119,21 @@ def test_each_number_is_printed_with_its_protocol(made, capsys):
     main(["evaluate", str(made / "run"), "--source", str(made / "images"), "--protocol", "timm"])
     text = capsys.readouterr().out
     assert "short side 17" in text and text.count("(timm)") == 5
-    main(["evaluate", str(made / "run"), "--source", str(made / "images"), "--protocol", "huggingface", "--json"])
+    main(
+        [
+            "evaluate",
+            str(made / "run"),
+            "--source",
+            str(made / "images"),
+            "--protocol",
+            "huggingface",
+            "--json",
+        ]
+    )
     figures = json.loads(capsys.readouterr().out)
-    assert figures["protocol"] == "huggingface" and "squashed to 18 x 18" in figures["preprocessing"]
+    assert (
+        figures["protocol"] == "huggingface" and "squashed to 18 x 18" in figures["preprocessing"]
+    )
     assert figures["images_per_second"] > 0
 
 
@@ -109,9 +150,11 @@ print(json.dumps(evaluate(sys.argv[1], source=sys.argv[2], batch_size=67, strate
 
 def test_two_replicas_count_as_one(made):
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, str(made / "run"), str(made / "images")], capture_output=True, text=True,
+        [sys.executable, "-c", REPLICAS, str(made / "run"), str(made / "images")],
+        capture_output=True,
+        text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     spread = json.loads(done.stdout.strip().splitlines()[-1])
     # 200 images in batches of 67: the last has 66, the others do not halve.
@@ -135,11 +178,18 @@ def test_a_model_without_logits_is_refused(tmp_path):
 def test_class_orders():
     words = ("ant", "bee", "cat")
     assert class_order(("cat", "ant"), words, 3) == [2, 0]
-    assert class_order(("0", "1", "10"), None, 11) == class_order(("0", "1", "10"), ("x",) * 11, 11) == [0, 1, 10]
+    assert (
+        class_order(("0", "1", "10"), None, 11)
+        == class_order(("0", "1", "10"), ("x",) * 11, 11)
+        == [0, 1, 10]
+    )
     wnids = tuple(f"n0000000{i}" for i in range(3))
     assert class_order(wnids, words, 3) == class_order(words, None, 3) == [0, 1, 2]
     assert class_order(("crane", "crane"), ("crane", "crane"), 2) == [0, 1]
-    for names, labels, message in ((("dog",), words, "classes of the data: dog"), (wnids[:2], None, "2 classes")):
+    for names, labels, message in (
+        (("dog",), words, "classes of the data: dog"),
+        (wnids[:2], None, "2 classes"),
+    ):
         with pytest.raises(ValueError, match=message):
             class_order(names, labels, 3)
 
@@ -155,10 +205,15 @@ def test_folders_named_by_number_are_in_the_order_of_numbers(tmp_path):
         (tmp_path / "v2" / name).mkdir(parents=True)
         for i in range(count):
             Image.new("RGB", (32, 32)).save(tmp_path / "v2" / name / f"{i}.png")
-    figures = evaluate(str(tmp_path / "model.keras"), source=str(tmp_path / "v2"), out=str(tmp_path / "out"))
+    figures = evaluate(
+        str(tmp_path / "model.keras"), source=str(tmp_path / "v2"), out=str(tmp_path / "out")
+    )
     assert figures["top1"] == figures["top1_cls"] == 3 / 4
     # Sorted as text 10 comes before 2, and an answer that the data has no class for is `other`.
-    assert rows(tmp_path / "out" / "confusion.csv")[1:] == [["10", "3", "0", "0"], ["2", "1", "0", "0"]]
+    assert rows(tmp_path / "out" / "confusion.csv")[1:] == [
+        ["10", "3", "0", "0"],
+        ["2", "1", "0", "0"],
+    ]
 
 
 def test_a_split_of_tensorflow_datasets(tmp_path):
@@ -172,7 +227,9 @@ def test_a_split_of_tensorflow_datasets(tmp_path):
         def _info(self):
             label = tfds.features.ClassLabel(names=[f"n0000000{i}" for i in range(4)])
             features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, dl_manager):
             return {"test": self._generate_examples()}
@@ -186,7 +243,9 @@ def test_a_split_of_tensorflow_datasets(tmp_path):
     for head in ("head", "head_dist"):
         model.get_layer(head).bias.assign([0, 0, 0, 9])
     model.save(tmp_path / "model.keras")
-    figures = evaluate(str(tmp_path / "model.keras"), source="tfds:matched", split="test", data_dir=str(tmp_path))
+    figures = evaluate(
+        str(tmp_path / "model.keras"), source="tfds:matched", split="test", data_dir=str(tmp_path)
+    )
     assert (figures["images"], figures["top1"], figures["top5"]) == (5, 2 / 5, 1)
 
 
@@ -233,12 +292,19 @@ def test_predict_prints_names_and_probabilities(made, capsys):
     logits = np.asarray(run.model(run.processor.batch(images)))
     for result, row in zip(results, logits, strict=True):
         assert [c["class"] for c in result["classes"]] == np.argsort(-row)[:3].tolist()
-        assert [c["label"] for c in result["classes"]] == [str(c["class"]) for c in result["classes"]]
+        assert [c["label"] for c in result["classes"]] == [
+            str(c["class"]) for c in result["classes"]
+        ]
         share = np.exp(row.max()) / np.exp(row).sum()
-        assert result["classes"][0]["probability"] == pytest.approx(share, rel=1e-4)  # float32 logits
+        assert result["classes"][0]["probability"] == pytest.approx(
+            share, rel=1e-4
+        )  # float32 logits
     main(["predict", str(made / "run"), *images])
     table = capsys.readouterr().out
-    assert f"{100 * results[0]['classes'][0]['probability']:.2f} %" in table and table.count(" %") == 10
+    assert (
+        f"{100 * results[0]['classes'][0]['probability']:.2f} %" in table
+        and table.count(" %") == 10
+    )
 
 
 @pytest.mark.parametrize("form", ["run/export/s/1", "run/export/student.tflite", "converted"])
@@ -253,7 +319,9 @@ def test_every_form_predicts_alike(made, form, capsys):
     for a, b in zip(first, second, strict=True):
         assert [c["label"] for c in a["classes"]] == [c["label"] for c in b["classes"]]
         for x, y in zip(a["classes"], b["classes"], strict=True):
-            assert x["probability"] == pytest.approx(y["probability"], abs=1e-4)  # of the exports' verification
+            assert x["probability"] == pytest.approx(
+                y["probability"], abs=1e-4
+            )  # of the exports' verification
 
 
 def test_convert_and_evaluate_what_was_converted(made, tmp_path, capsys):
@@ -264,7 +332,11 @@ def test_convert_and_evaluate_what_was_converted(made, tmp_path, capsys):
         main(["evaluate", str(tmp_path / layout), *source])
         main(["evaluate", str(made / "run"), *source])
         theirs, ours = map(json.loads, capsys.readouterr().out.strip().splitlines())
-        assert (theirs["images"], theirs["top1"], theirs["top5"]) == (IMAGES, ours["top1"], ours["top5"])
+        assert (theirs["images"], theirs["top1"], theirs["top5"]) == (
+            IMAGES,
+            ours["top1"],
+            ours["top5"],
+        )
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -273,11 +345,17 @@ def test_convert_and_evaluate_what_was_converted(made, tmp_path, capsys):
     [
         (["predict", "{made}/run", "{made}/note.txt"], "note.txt is no image that can be decoded"),
         (["predict", "{made}/run", "{made}/none.png"], "none.png"),
-        (["predict", "{made}/run", "{made}/note.txt", "--top", "0"], "`top` is a number of classes"),
+        (
+            ["predict", "{made}/run", "{made}/note.txt", "--top", "0"],
+            "`top` is a number of classes",
+        ),
         (["predict", "{made}/nothing", "{made}/note.txt"], "is no run directory"),
         (["convert", "{made}/run", "--out", "{made}/images"], "exists and is left as it is"),
         (["convert", "{made}/images", "--out", "{made}/new"], "holds no weights"),
-        (["evaluate", "{made}/run", "--real_labels", "{made}/note.txt"], "`real_labels` needs `source`"),
+        (
+            ["evaluate", "{made}/run", "--real_labels", "{made}/note.txt"],
+            "`real_labels` needs `source`",
+        ),
     ],
 )
 def test_refusals(made, capsys, arguments, message):
@@ -296,7 +374,9 @@ def test_the_config_of_another_tool_makes_no_run(tmp_path, capsys, caplog):
     """In the root of a project, beside a model and above an export."""
     (tmp_path / "config.yaml").write_text(FOREIGN)
     model = deit_tf.create_model("deit_test", num_classes=5)
-    export_saved_model(model, tmp_path / "served", processor=deit_tf.ImageProcessor(32), name="s", batch_sizes=(1,))
+    export_saved_model(
+        model, tmp_path / "served", processor=deit_tf.ImageProcessor(32), name="s", batch_sizes=(1,)
+    )
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     assert run_above(tmp_path / "served" / "s" / "1") is None and not caplog.text
     model.save(tmp_path / "student.keras")
@@ -304,7 +384,10 @@ def test_the_config_of_another_tool_makes_no_run(tmp_path, capsys, caplog):
         caplog.clear()
         main(["predict", str(tmp_path / form), str(tmp_path / "x.png"), "--json"])
         assert len(json.loads(capsys.readouterr().out)[0]["classes"]) == 5
-        assert "its config.yaml is passed over" in caplog.text and "preprocessing is assumed" in caplog.text
+        assert (
+            "its config.yaml is passed over" in caplog.text
+            and "preprocessing is assumed" in caplog.text
+        )
     assert load_run(tmp_path / "student.keras").config is None
 
 
@@ -312,7 +395,9 @@ def test_a_model_beside_a_config_of_ours_is_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {crop_ratio: 1.0}\n")
     assert run_above(tmp_path) is None
     deit_tf.create_model("deit_test", num_classes=3).save(tmp_path / "student.keras")
-    assert load_run(tmp_path).processor.crop_ratio == 1.0 and run_above(tmp_path) == tmp_path.resolve()
+    assert (
+        load_run(tmp_path).processor.crop_ratio == 1.0 and run_above(tmp_path) == tmp_path.resolve()
+    )
 
 
 @pytest.mark.parametrize("content", [FOREIGN, "optim: 3\n"])
@@ -333,7 +418,9 @@ def test_a_model_of_free_size_is_fed_the_originals_size(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("resize_to", [40, (36, 48)])
-def test_a_tflite_file_outside_of_a_run_is_described_by_its_json_file(tmp_path, capsys, caplog, resize_to):
+def test_a_tflite_file_outside_of_a_run_is_described_by_its_json_file(
+    tmp_path, capsys, caplog, resize_to
+):
     keras.utils.set_random_seed(0)
     model, file = deit_tf.create_model("deit_test", num_classes=3), tmp_path / "student.tflite"
     processor = deit_tf.ImageProcessor(
@@ -347,7 +434,9 @@ def test_a_tflite_file_outside_of_a_run_is_described_by_its_json_file(tmp_path, 
     expected = np.asarray(keras.ops.softmax(model(processor.batch([pixels]))))[0]
     for one in found:
         assert one["label"] == ("ant", "bee", "cat")[one["class"]]
-        assert one["probability"] == pytest.approx(expected[one["class"]], abs=1e-4)  # of the exports' verification
+        assert one["probability"] == pytest.approx(
+            expected[one["class"]], abs=1e-4
+        )  # of the exports' verification
     assert "assumed" not in caplog.text
     (tmp_path / "student.json").write_text('{"of": "another tool"}')
     assert open_model(str(file)).labels is None

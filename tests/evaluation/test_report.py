@@ -1,4 +1,5 @@
-"""The report: every section, untrusted names escaped, a text for each picture, nothing fetched; in Chromium as well."""
+"""The report: every section, untrusted names escaped, a text for each picture, nothing fetched; in
+Chromium as well."""
 
 import json
 import re
@@ -14,7 +15,14 @@ from PIL import Image
 
 import deit_tf
 from deit_tf.cli import main
-from deit_tf.config import DataConfig, DistillConfig, MaskConfig, StudentConfig, TeacherConfig, TrainConfig
+from deit_tf.config import (
+    DataConfig,
+    DistillConfig,
+    MaskConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from deit_tf.evaluation.charts import line_chart, ticks, tint
 from deit_tf.evaluation.findings import Decisions, Findings
 from deit_tf.evaluation.report import write_report
@@ -24,24 +32,43 @@ from deit_tf.runs import load_run, write_config
 
 CLASSES = ("<img src=x onerror=alert(1)>", 'quote" & {{ 7 * 7 }}', "plain")
 EPOCH = {
-    "loss": 1.0, "val_loss": 1.2, "base_loss": 1.0, "val_base_loss": 1.1, "distillation_loss": 0.9,
-    "val_distillation_loss": 1.0, "accuracy": 0.4, "val_accuracy": 0.5, "val_accuracy_cls": 0.5,
-    "val_accuracy_dist": 0.4, "teacher_agreement": 0.3, "val_teacher_agreement": 0.2, "learning_rate": 1e-3,
-    "gradient_norm": 2.0, "images_per_second": 90.0,
-}  # fmt: skip
+    "loss": 1.0,
+    "val_loss": 1.2,
+    "base_loss": 1.0,
+    "val_base_loss": 1.1,
+    "distillation_loss": 0.9,
+    "val_distillation_loss": 1.0,
+    "accuracy": 0.4,
+    "val_accuracy": 0.5,
+    "val_accuracy_cls": 0.5,
+    "val_accuracy_dist": 0.4,
+    "teacher_agreement": 0.3,
+    "val_teacher_agreement": 0.2,
+    "learning_rate": 1e-3,
+    "gradient_norm": 2.0,
+    "images_per_second": 90.0,
+}
 
 
 def write_run(folder, config, model, file, kind, epochs):
     folder.mkdir()
     write_config(replace(config, out=str(folder)), folder / "config.yaml")
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps({"epoch": e + 1, **EPOCH}) + "\n" for e in range(epochs)))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"epoch": e + 1, **EPOCH}) + "\n" for e in range(epochs))
+    )
     model.save(folder / file)
     figures = {"loss": 1.2} if kind == "masked" else {"accuracy": 0.5, "loss": 1.2}
     summary = {
-        "model": model.name, "parameters": model.count_params(), "kind": kind, "epochs": epochs, "evaluation": figures,
-        "training_seconds": 3.0, "training_images": 24, "evaluation_images": 9,
-    }  # fmt: skip
+        "model": model.name,
+        "parameters": model.count_params(),
+        "kind": kind,
+        "epochs": epochs,
+        "evaluation": figures,
+        "training_seconds": 3.0,
+        "training_images": 24,
+        "evaluation_images": 9,
+    }
     write_json(summary, folder / "summary.json")
 
 
@@ -68,7 +95,9 @@ def runs(tmp_path_factory):
     write_run(root / "student", config, student, "student.keras", "hard", 3)
     student.save(root / "student" / "student_ema.keras")
     run = load_run(root / "student")
-    deit_tf.export_saved_model(run.model, root / "exports", processor=run.processor, labels=None, images=run.samples)
+    deit_tf.export_saved_model(
+        run.model, root / "exports", processor=run.processor, labels=None, images=run.samples
+    )
     (root / "exports" / "broken.tflite").write_text("no model")
     masked = deit_tf.create_masked_model("deit_test", **tiny)
     write_run(root / "masked", replace(config, task="masked"), masked, "masked.keras", "masked", 2)
@@ -103,12 +132,24 @@ def headings(path):
 
 def test_sections_of_a_student(page):
     assert headings(page) == [
-        "Who is right, and who agrees", "Curves", "Classes", "Confusion", "Most confident mistakes",
-        "Where class head, distillation head, teacher disagree", "Where the attention comes from",
-        "Exported artefacts", "Config",
-    ]  # fmt: skip
+        "Who is right, and who agrees",
+        "Curves",
+        "Classes",
+        "Confusion",
+        "Most confident mistakes",
+        "Where class head, distillation head, teacher disagree",
+        "Where the attention comes from",
+        "Exported artefacts",
+        "Config",
+    ]
     text = page.read_text()
-    for chart in ("Loss", "Learning rate", "Gradient norm", "Images per second", "Accuracy of each head, held out"):
+    for chart in (
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+        "Images per second",
+        "Accuracy of each head, held out",
+    ):
         assert f"<figcaption>{chart}</figcaption>" in text
     words = " ".join(Tags(text).words)
     for row in ("class head", "distillation head", "moving average", "teacher", "broken.tflite"):
@@ -120,7 +161,9 @@ def test_sections_of_a_teacher_and_of_a_masked_run(runs):
     assert "Confusion" in teacher and "Where the attention comes from" not in teacher
     masked = write_report(runs / "masked", runs / "masked.html")
     assert headings(masked) == ["Curves", "Reconstructions", "Config"]
-    assert len(Tags(masked.read_text()).named("img")) == 3 * 9  # nine held-out images, each in three states
+    assert (
+        len(Tags(masked.read_text()).named("img")) == 3 * 9
+    )  # nine held-out images, each in three states
 
 
 def test_a_teacher_tells_its_own_weights_and_its_moving_average(runs, tmp_path):
@@ -140,7 +183,9 @@ def test_names_are_escaped(page):
     assert all(image["src"].startswith("data:image/png;base64,") for image in tags.named("img"))
     assert not any(name.startswith("on") for _, attributes in tags.tags for name in attributes)
     words = [word.strip() for word in tags.words]
-    assert CLASSES[0] in words and CLASSES[1] in words  # and "49" would stand where a name were a template
+    assert (
+        CLASSES[0] in words and CLASSES[1] in words
+    )  # and "49" would stand where a name were a template
 
 
 def test_every_picture_has_an_alternative_text(page):
@@ -155,14 +200,18 @@ def test_nothing_is_fetched(page):
     tags = Tags(text)
     assert not tags.named("script", "link", "iframe", "object", "embed", "base")
     assert not re.search(r"https?://|url\(|@import", text.replace("&#39;", "'"))
-    assert {attributes["src"][:5] for _, attributes in tags.tags if "src" in attributes} == {"data:"}
+    assert {attributes["src"][:5] for _, attributes in tags.tags if "src" in attributes} == {
+        "data:"
+    }
 
 
 def test_figures_are_those_of_the_model(runs, page):
     findings = Findings(runs / "student", runs / "exports")
     decisions = findings.decisions
     matrix = decisions.confusion(3)
-    assert matrix.sum() == 9 and np.trace(matrix) / 9 == pytest.approx(decisions.accuracy()["model"])
+    assert matrix.sum() == 9 and np.trace(matrix) / 9 == pytest.approx(
+        decisions.accuracy()["model"]
+    )
     np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
     saved, broken = sorted(findings.artefacts, key=lambda each: bool(each.error))
     assert saved.agreement["max_difference"] < 1e-4  # the limit under which it was exported
@@ -170,12 +219,22 @@ def test_figures_are_those_of_the_model(runs, page):
 
 
 def test_mistakes_and_disagreements_come_in_order():
-    top = {"model": np.array([0, 1, 1, 0]), "cls": np.array([0, 1, 1, 0]), "dist": np.array([0, 0, 2, 0])}
-    decisions = Decisions(np.zeros(4, int), {**top, "teacher": np.array([0, 0, 0, 0])}, np.array([0.9, 0.6, 0.8, 0.7]))
+    top = {
+        "model": np.array([0, 1, 1, 0]),
+        "cls": np.array([0, 1, 1, 0]),
+        "dist": np.array([0, 0, 2, 0]),
+    }
+    decisions = Decisions(
+        np.zeros(4, int), {**top, "teacher": np.array([0, 0, 0, 0])}, np.array([0.9, 0.6, 0.8, 0.7])
+    )
     assert decisions.mistakes().tolist() == [2, 1]
     assert decisions.disagreements().tolist() == [2, 1]  # three opinions before two
     assert decisions.voices == ["cls", "dist", "teacher"]
-    plain = Decisions(np.zeros(2, int), {"model": np.array([0, 1]), "teacher": np.array([0, 0])}, np.array([0.9, 0.6]))
+    plain = Decisions(
+        np.zeros(2, int),
+        {"model": np.array([0, 1]), "teacher": np.array([0, 0])},
+        np.array([0.9, 0.6]),
+    )
     assert plain.voices == ["model", "teacher"] and plain.disagreements().tolist() == [1]
     assert decisions.agreement() == {"model": 0.5, "cls": 0.5, "dist": 0.75}
 
@@ -203,7 +262,9 @@ def test_an_unfinished_run_is_refused(tmp_path, capsys):
 def test_line_chart():
     chart = line_chart("Loss", {"a": [2.0, 1.0, float("nan")], "b": []})
     assert [line["label"] for line in chart["lines"]] == ["a"]
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in chart["lines"][0]["points"].split())
+    (x0, y0), (x1, y1) = (
+        map(float, point.split(",")) for point in chart["lines"][0]["points"].split()
+    )
     assert x1 > x0 and y1 > y0  # SVG counts downwards
     assert chart["summary"] == "a 2 at first, 1 at last"
     assert line_chart("Nothing", {"a": [float("inf")]}) is None
@@ -220,20 +281,34 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 def browse(folder, file, width, *flags):
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900", *flags, file.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},900",
+        *flags,
+        file.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 def requested_hosts(folder, file):
-    """Hosts that the browser asked for, without those that Chromium itself looks up at every start."""
+    """Hosts that the browser asked for, without those that Chromium itself looks up at every
+    start."""
     log = folder / "net.json"
     picture = f"--screenshot={folder / 'page.png'}"
     done = browse(folder, file, 1200, picture, f"--log-net-log={log}", "--enable-logging=stderr")
     hosts = set(re.findall(r'"url":"(?:https?|wss?)://([^/"]+)', log.read_text()))
-    return {host for host in hosts if not re.search(r"(^|\.)(google|googleapis|gvt1)\.com$", host)}, done.stderr
+    return {
+        host for host in hosts if not re.search(r"(^|\.)(google|googleapis|gvt1)\.com$", host)
+    }, done.stderr
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
@@ -243,9 +318,13 @@ def test_chromium_renders_it_without_errors_or_requests(page, tmp_path):
     assert "CONSOLE" not in messages, messages
     colors = Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 20)
     assert len(colors) > 100  # text, lines and pictures, and not one blank sheet
-    (tmp_path / "guilty.html").write_text("<img src='http://outside.invalid/'><script>undefined_function()</script>")
+    (tmp_path / "guilty.html").write_text(
+        "<img src='http://outside.invalid/'><script>undefined_function()</script>"
+    )
     hosts, messages = requested_hosts(tmp_path, tmp_path / "guilty.html")
-    assert hosts == {"outside.invalid"} and "CONSOLE" in messages  # so the two checks above can fail
+    assert (
+        hosts == {"outside.invalid"} and "CONSOLE" in messages
+    )  # so the two checks above can fail
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
@@ -253,7 +332,10 @@ def test_chromium_renders_it_without_errors_or_requests(page, tmp_path):
 def test_chromium_needs_no_sideways_scrolling(page, tmp_path, width):
     # The page forbids scripts, so a copy without that line measures itself.
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
-    probe = "<script>document.title = innerWidth + ' ' + document.documentElement.scrollWidth</script></body>"
+    probe = (
+        "<script>document.title = innerWidth + ' ' + "
+        "document.documentElement.scrollWidth</script></body>"
+    )
     (tmp_path / "copy.html").write_text(text.replace("</body>", probe))
     measured = browse(tmp_path, tmp_path / "copy.html", width, "--dump-dom").stdout
     title = re.search(r"<title>(\d+) (\d+)</title>", measured)

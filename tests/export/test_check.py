@@ -1,4 +1,5 @@
-"""The comparison of every artefact on the same pictures: it agrees where they do, and fails where one does not."""
+"""The comparison of every artefact on the same pictures: it agrees where they do, and fails where
+one does not."""
 
 import os
 import runpy
@@ -39,7 +40,10 @@ def folder(tmp_path_factory):
     run = root / "run"
     run.mkdir()
     model.save(run / "student.keras")
-    config = {"model": {"name": "deit_test", "image_size": 16}, "data": {"source": "digits", "crop_ratio": 1.0}}
+    config = {
+        "model": {"name": "deit_test", "image_size": 16},
+        "data": {"source": "digits", "crop_ratio": 1.0},
+    }
     run.joinpath("config.yaml").write_text(yaml.safe_dump(config))
     run.joinpath("labels.txt").write_text("".join(f"{i}\n" for i in range(10)))
     loaded = load_run(run)
@@ -59,7 +63,9 @@ def test_a_run_in_bfloat16_agrees_with_its_exports(tmp_path):
     run = Run("student", model, deit_tf.ImageProcessor(16, crop_ratio=1.0), None, None)
     pictures = held_out(run, 8, "digits")
     export_tflite(model, tmp_path / "student.tflite", images=pictures.images)
-    answers = list(check.found(Namespace(exports=[tmp_path], python=None, server=None), run, pictures))
+    answers = list(
+        check.found(Namespace(exports=[tmp_path], python=None, server=None), run, pictures)
+    )
     rows, good = check.compare(run, pictures, answers)
     assert good and len(rows) == 2
 
@@ -72,7 +78,8 @@ def test_pictures_of_which_none_decodes(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_pictures_come_from_all_over(folder):
-    """Folders hold one class after the other: neither the first pictures alone, nor the same twice."""
+    """Folders hold one class after the other: neither the first pictures alone, nor the same
+    twice."""
     pictures = held_out(load_run(folder / "run"), 200)
     assert len(set(pictures.encoded)) > 190 and set(pictures.labels) == set(range(10))
     source, processor = open_sources(DataConfig("digits"))[1], deit_tf.ImageProcessor(16)
@@ -104,7 +111,16 @@ def rows(printed):
 
 
 def test_everything_agrees(folder, server, monkeypatch, capsys):
-    arguments = ["--exports", folder / "exports", "--server", server, "--model", "run", "--pictures", 40]
+    arguments = [
+        "--exports",
+        folder / "exports",
+        "--server",
+        server,
+        "--model",
+        "run",
+        "--pictures",
+        40,
+    ]
     assert not run_script(monkeypatch, folder / "run", *arguments)
     table = rows(capsys.readouterr().out)
     assert [row[0] for row in table] == [
@@ -148,7 +164,9 @@ def test_nothing_to_compare(folder, tmp_path, monkeypatch):
     assert "Nothing to compare" in run_script(monkeypatch, folder / "run", "--exports", tmp_path)
     assert "no folder" in run_script(monkeypatch, folder / "run", "--exports", tmp_path / "nothing")
     shutil.copy(folder / "run" / "student.keras", tmp_path / "m.keras")
-    assert "not at hand" in run_script(monkeypatch, tmp_path / "m.keras", "--exports", folder / "exports")
+    assert "not at hand" in run_script(
+        monkeypatch, tmp_path / "m.keras", "--exports", folder / "exports"
+    )
 
 
 def test_pictures_come_from_all_over_the_data(folder):
@@ -170,7 +188,9 @@ def test_another_interpreter_that_fails_is_told(folder, tmp_path):
         check.elsewhere(str(script), folder / "exports" / "run" / "1", pictures)
 
 
-@pytest.mark.skipif(not OTHER, reason="DEIT_TF_OTHER_PYTHON names no interpreter with another TensorFlow")
+@pytest.mark.skipif(
+    not OTHER, reason="DEIT_TF_OTHER_PYTHON names no interpreter with another TensorFlow"
+)
 def test_another_tensorflow_loads_it(folder):
     run, version = load_run(folder / "run"), folder / "exports" / "run" / "1"
     pictures = held_out(run, 16)

@@ -1,4 +1,5 @@
-"""The development server answers the real stubs and REST, refuses what is bad and goes on; the client asks it."""
+"""The development server answers the real stubs and REST, refuses what is bad and goes on; the
+client asks it."""
 
 import base64
 import importlib
@@ -142,19 +143,39 @@ BAD = {
     "values left out": (shape_without_values(), "INVALID_ARGUMENT", "16,777,216 values"),
     "label": (labelled("canary"), "INVALID_ARGUMENT", "'canary'"),
     "line": (request({"image_bytes": [line()]}), "INVALID_ARGUMENT", "sides of 1 to 100"),
-    "gif": (request({"image_bytes": [line("GIF", (32, 32))]}), "INVALID_ARGUMENT", "JPEG, PNG, BMP, WEBP"),
-    "pixels": (request({"image_bytes": [line(size=(4000, 4000))] * 3}), "INVALID_ARGUMENT", "48,000,000 pixels in all"),
+    "gif": (
+        request({"image_bytes": [line("GIF", (32, 32))]}),
+        "INVALID_ARGUMENT",
+        "JPEG, PNG, BMP, WEBP",
+    ),
+    "pixels": (
+        request({"image_bytes": [line(size=(4000, 4000))] * 3}),
+        "INVALID_ARGUMENT",
+        "48,000,000 pixels in all",
+    ),
     "empty": (request({"image_bytes": [b""]}), "INVALID_ARGUMENT", "no picture"),
     "truncated": (request({"image_bytes": [picture()[:300]]}), "INVALID_ARGUMENT", "image_bytes"),
     "text": (request({"image_bytes": [b"hello"]}), "INVALID_ARGUMENT", "no picture"),
-    "dtype": (request({"images": FLOATS.astype("int64")}, "images"), "INVALID_ARGUMENT", "is float32"),
+    "dtype": (
+        request({"images": FLOATS.astype("int64")}, "images"),
+        "INVALID_ARGUMENT",
+        "is float32",
+    ),
     "not bytes": (request({"image_bytes": FLOATS}), "INVALID_ARGUMENT", "is string"),
     "rank": (request({"images": FLOATS[0]}, "images"), "INVALID_ARGUMENT", "has shape"),
     "size": (request({"images": FLOATS[:, :31]}, "images"), "INVALID_ARGUMENT", "has shape"),
     "no images": (request({"images": FLOATS[:0]}, "images"), "INVALID_ARGUMENT", "1 to 256"),
-    "signature": (request({"images": FLOATS}, "pictures"), "INVALID_ARGUMENT", "no signature 'pictures'"),
+    "signature": (
+        request({"images": FLOATS}, "pictures"),
+        "INVALID_ARGUMENT",
+        "no signature 'pictures'",
+    ),
     "input name": (request({"image": FLOATS}, "images"), "INVALID_ARGUMENT", "takes images"),
-    "output name": (request({"images": FLOATS}, "images", outputs=["logit"]), "INVALID_ARGUMENT", "no output 'logit'"),
+    "output name": (
+        request({"images": FLOATS}, "images", outputs=["logit"]),
+        "INVALID_ARGUMENT",
+        "no output 'logit'",
+    ),
     "model": (request({"images": FLOATS}, name="teacher"), "NOT_FOUND", "No model 'teacher'"),
     "version": (request({"images": FLOATS}, version=7), "NOT_FOUND", "Version 7"),
 }
@@ -186,7 +207,9 @@ def test_rest_forms(served):
     named = post(served, {"instances": [{"image_bytes": encoded}]}).json()["predictions"]
     columns = post(served, {"inputs": [encoded]}).json()["outputs"]
     assert rows == named and columns["top_k_labels"] == [rows[0]["top_k_labels"]]
-    floats = post(served, {"signature_name": "images", "instances": FLOATS.tolist()}).json()["predictions"]
+    floats = post(served, {"signature_name": "images", "instances": FLOATS.tolist()}).json()[
+        "predictions"
+    ]
     np.testing.assert_allclose(floats[0]["logits"], served[0](FLOATS)[0], atol=1e-5)
 
 
@@ -214,31 +237,43 @@ def test_rest_routes_that_are_not_there(served):
     assert post(served, {}, "/v1/models/teacher:predict").status_code == 404
     assert requests.get(f"http://{served[4]}/v2", timeout=20).status_code == 404
     for data in ("{", '{"instances": ' + "[" * 100_000):
-        answer = requests.post(f"http://{served[4]}/v1/models/student:predict", data=data, timeout=20)
+        answer = requests.post(
+            f"http://{served[4]}/v1/models/student:predict", data=data, timeout=20
+        )
         assert answer.status_code == 400 and "no JSON" in answer.json()["error"]
 
 
 def test_status_and_metadata(served):
-    status = requests.get(f"http://{served[4]}/v1/models/student", timeout=20).json()["model_version_status"]
-    assert status == [{"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}]
+    status = requests.get(f"http://{served[4]}/v1/models/student", timeout=20).json()[
+        "model_version_status"
+    ]
+    assert status == [
+        {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    ]
     metadata = requests.get(f"http://{served[4]}/v1/models/student/metadata", timeout=20).json()
     assert "serving_default" in metadata["metadata"]["signature_def"]["signature_def"]
     channel = grpc.insecure_channel(served[3])
     asked = get_model_status_pb2.GetModelStatusRequest()
     asked.model_spec.name = "student"
-    (entry,) = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(asked).model_version_status
+    (entry,) = (
+        model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(asked).model_version_status
+    )
     assert (entry.version, entry.state) == (1, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
     described = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     described.model_spec.name = "student"
     answer = stub(served[3]).GetModelMetadata(described)
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    assert answer.metadata["signature_def"].Unpack(signatures) and "heads" in signatures.signature_def
+    assert (
+        answer.metadata["signature_def"].Unpack(signatures) and "heads" in signatures.signature_def
+    )
 
 
 def test_versions_come_and_go_under_load(served):
     first, folder, models, address, _ = served
     second, encoded = model(2), picture(5)
-    first_says, second_says = (float(expected(network, [encoded]).max()) for network in (first, second))
+    first_says, second_says = (
+        float(expected(network, [encoded]).max()) for network in (first, second)
+    )
     assert abs(first_says - second_says) > 1e-3
 
     def ask(_):
@@ -261,7 +296,12 @@ def test_versions_come_and_go_under_load(served):
     (folder / "student" / "4" / WARMUP_FILE).write_bytes(b"no record of warm-up requests")
     models.refresh()
     states = models.states("student")
-    assert {v: state.state for v, state in states.items()} == {4: "END", 3: "END", 2: "AVAILABLE", 1: "END"}
+    assert {v: state.state for v, state in states.items()} == {
+        4: "END",
+        3: "END",
+        2: "AVAILABLE",
+        1: "END",
+    }
     assert "corrupted record" in states[4].error
     assert states[3].error and not states[1].error
     for version in ("2", "3", "4"):
@@ -274,7 +314,9 @@ def test_a_version_that_failed_is_tried_again_when_its_files_change(tmp_path):
     export(model(3), tmp_path, 1)
     whole = tmp_path / "student" / "1"
     variables = whole.rename(tmp_path / "whole") / "variables"
-    shutil.copytree(variables.parent, whole, ignore=shutil.ignore_patterns("variables"))  # a copy that is under way
+    shutil.copytree(
+        variables.parent, whole, ignore=shutil.ignore_patterns("variables")
+    )  # a copy that is under way
     models = Models(tmp_path)
     models.refresh()
     assert models.states("student")[1].state == "END" and models.states("student")[1].error
@@ -301,12 +343,16 @@ def test_a_folder_that_cannot_be_read_leaves_the_others(tmp_path, monkeypatch):
 
 def test_one_output_has_no_name_in_rest(tmp_path):
     network = model(3)
-    deit_tf.export_saved_model(network, tmp_path, processor=PROCESSOR, name="student", rollout=True, batch_sizes=(1,))
+    deit_tf.export_saved_model(
+        network, tmp_path, processor=PROCESSOR, name="student", rollout=True, batch_sizes=(1,)
+    )
     models = Models(tmp_path)
     models.refresh()
     server, port = serve_rest(models, 0)
     body = {"signature_name": "rollout", "instances": FLOATS.tolist()}
-    answer = requests.post(f"http://localhost:{port}/v1/models/student:predict", json=body, timeout=20).json()
+    answer = requests.post(
+        f"http://localhost:{port}/v1/models/student:predict", json=body, timeout=20
+    ).json()
     server.shutdown()
     assert np.shape(answer["predictions"]) == (1, 4, 4)
 
@@ -332,7 +378,8 @@ def serve_load(monkeypatch):
 
 
 def test_a_server_under_load_while_versions_come(serve_load):
-    """The benchmark in small: a server process, one bad request in twenty, a good and two broken versions."""
+    """The benchmark in small: a server process, one bad request in twenty, a good and two broken
+    versions."""
     figures = serve_load.run(Namespace(model="deit_test", requests=140, clients=4, swap=True))
     assert figures["faults"] == [] and figures["alive"] and figures["requests"] >= 140
     assert figures["states"] == {1: "END", 2: "AVAILABLE", 3: "END", 4: "END"}
@@ -341,7 +388,8 @@ def test_a_server_under_load_while_versions_come(serve_load):
 
 
 def test_the_load_sees_what_is_wrong(serve_load):
-    """A right answer for another picture, a refusal of a good one and an answer to a bad one are faults."""
+    """A right answer for another picture, a refusal of a good one and an answer to a bad one are
+    faults."""
     files, logits = [picture()] * serve_load.PICTURES, np.arange(240.0).reshape(24, 10)
     load = serve_load.Load(files, np.zeros((24, 32, 32, 3), "float32"), {1: logits, 2: logits + 1})
     answers = {
@@ -355,16 +403,26 @@ def test_the_load_sees_what_is_wrong(serve_load):
     for name, ask in answers.items():
         load.outcome, load.answered = serve_load.Outcome(), 0
         load.client(ask, 40, held)
-        faults[name] = Counter(kind for kind, *_ in (fault.split(":") for fault in load.outcome.faults))
-    assert sum(faults["right"].values()) == 2 and len(faults["right"]) == 2  # both bad requests were answered
-    assert sum(faults["another picture"].values()) == sum(faults["a version that nobody added"].values()) == 40
+        faults[name] = Counter(
+            kind for kind, *_ in (fault.split(":") for fault in load.outcome.faults)
+        )
+    assert (
+        sum(faults["right"].values()) == 2 and len(faults["right"]) == 2
+    )  # both bad requests were answered
+    assert (
+        sum(faults["another picture"].values())
+        == sum(faults["a version that nobody added"].values())
+        == 40
+    )
 
     def refuse(request):
         raise serve_load.RefusedError("INVALID_ARGUMENT: no")
 
     load.outcome, load.answered = serve_load.Outcome(), 0
     load.client(refuse, 40, held)
-    assert len(load.outcome.faults) == 40  # good ones refused, bad ones with another error than theirs
+    assert (
+        len(load.outcome.faults) == 40
+    )  # good ones refused, bad ones with another error than theirs
 
 
 def test_the_client_checks_pictures_and_retries(tmp_path, monkeypatch):
@@ -387,7 +445,14 @@ def test_the_client_checks_pictures_and_retries(tmp_path, monkeypatch):
     monkeypatch.setattr("client.random.uniform", lambda low, high: (low + high) / 2)
     for protocol in ("grpc", "rest"):
         with pytest.raises(ServerError):
-            classify([picture()], "student", server="localhost:9", protocol=protocol, retries=2, timeout=2)
+            classify(
+                [picture()],
+                "student",
+                server="localhost:9",
+                protocol=protocol,
+                retries=2,
+                timeout=2,
+            )
     assert pauses == [0.2, 0.4] * 2
 
 

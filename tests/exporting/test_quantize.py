@@ -1,4 +1,5 @@
-"""Static int8: smoothing changes nothing in float and takes outliers away; the file runs, small and near Keras."""
+"""Static int8: smoothing changes nothing in float and takes outliers away; the file runs, small and
+near Keras."""
 
 import keras
 import numpy as np
@@ -16,7 +17,9 @@ from deit_tf.exporting.sidecar import read_sidecar
 def build(name="deit_test", **overrides):
     model = deit_tf.create_model(name, **{"num_classes": 10, "drop_path_rate": 0.1, **overrides})
     for layer in model.layers:
-        if layer.name.startswith("head"):  # fresh heads give logits of 0.1, too small to tell right from wrong
+        if layer.name.startswith(
+            "head"
+        ):  # fresh heads give logits of 0.1, too small to tell right from wrong
             layer.kernel.assign(layer.kernel * 20)
     return model
 
@@ -35,7 +38,9 @@ def windows():
     pictures = []
     for index in range(96):
         top, left = random.integers(0, 427 - 100), random.integers(0, 640 - 100)
-        pictures.append(processor(tf.io.encode_png(photos[index % 2][top : top + 100, left : left + 100])))
+        pictures.append(
+            processor(tf.io.encode_png(photos[index % 2][top : top + 100, left : left + 100]))
+        )
     return np.stack(pictures)
 
 
@@ -46,11 +51,14 @@ def copied(model):
 
 
 def with_outliers(model, factor=40):
-    """The same function, with four channels of each LayerNorm `factor` times as large and their kernels as small."""
+    """The same function, with four channels of each LayerNorm `factor` times as large and their
+    kernels as small."""
     copy = copied(model)
     random = np.random.default_rng(0)
     blocks = [copy.get_layer(f"blocks.{index}") for index in range(2)]
-    pairs = [(block.norm1, [block.attn.qkv]) for block in blocks] + [(block.norm2, [block.mlp.fc1]) for block in blocks]
+    pairs = [(block.norm1, [block.attn.qkv]) for block in blocks] + [
+        (block.norm2, [block.mlp.fc1]) for block in blocks
+    ]
     pairs.append((copy.get_layer("norm"), [copy.get_layer("head"), copy.get_layer("head_dist")]))
     for norm, readers in pairs:
         scale = np.ones(96, "float32")
@@ -68,10 +76,15 @@ def test_smoothing_is_exact(windows, alpha, distilled):
     model = build(distilled=distilled)
     before = model.get_weights()
     smoothed = quantize.smooth(model, windows[:16], alpha)
-    # Factors are rounded to float32, as is every product with them: some units in the last place of logits of order 1.
+    # Factors are rounded to float32, as is every product with them: some units in the last place of
+    # logits of order 1.
     np.testing.assert_allclose(smoothed(windows[:8]), model(windows[:8]), atol=2e-5)
-    changed = sum(not np.allclose(a, b, rtol=1e-2) for a, b in zip(before, smoothed.get_weights(), strict=True))
-    # gamma and kernel of two norms in two blocks, of the last norm and its heads; beta is 0 in a fresh model
+    changed = sum(
+        not np.allclose(a, b, rtol=1e-2)
+        for a, b in zip(before, smoothed.get_weights(), strict=True)
+    )
+    # gamma and kernel of two norms in two blocks, of the last norm and its heads; beta is 0 in a
+    # fresh model
     assert changed == (4 * 2 + 1 + 1 + distilled)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)  # the model itself stays
@@ -80,11 +93,15 @@ def test_smoothing_is_exact(windows, alpha, distilled):
 def test_smoothing_takes_outliers_away(model, windows):
     def spread(network):
         """Largest over median channel, of what the kernels read."""
-        return max(each.max() / np.median(each) for each in quantize._largest_outputs(network, windows[:16]))
+        return max(
+            each.max() / np.median(each)
+            for each in quantize._largest_outputs(network, windows[:16])
+        )
 
     wild = with_outliers(model)
     np.testing.assert_allclose(wild(windows[:8]), model(windows[:8]), atol=2e-5)
-    # The largest activation and the smallest weight differ 40-fold; alpha = 0.5 leaves the root of either.
+    # The largest activation and the smallest weight differ 40-fold; alpha = 0.5 leaves the root of
+    # either.
     assert spread(wild) > 30 and spread(quantize.smooth(wild, windows[:16])) < 8
 
 
@@ -133,7 +150,10 @@ def exported(model, windows, tmp_path_factory):
 
 def test_int8_is_small_and_near_keras(exported, model, windows):
     report, folder = exported
-    logits, expected = tflite.load_tflite(folder / "int8.tflite")(windows[64:]), np.asarray(model(windows[64:]))
+    logits, expected = (
+        tflite.load_tflite(folder / "int8.tflite")(windows[64:]),
+        np.asarray(model(windows[64:])),
+    )
     # Eight bits a tensor: 0.02 of the RMS was seen on trained models.
     assert deviation(logits, expected)["relative_rms"] < 0.05
     assert agreement(logits, expected)["clear"]["share"] == 1.0
@@ -151,7 +171,9 @@ def test_every_product_with_weights_is_int8(exported):
     for op in products:
         image, kernel = (types[index] for index in op["inputs"][:2])
         assert image == kernel == types[op["outputs"][0]] == np.int8, op
-    others = {op["op_name"] for op in interpreter._get_ops_details() if types[op["outputs"][0]] == np.int8}
+    others = {
+        op["op_name"] for op in interpreter._get_ops_details() if types[op["outputs"][0]] == np.int8
+    }
     assert others == {*quantize.OPS, "QUANTIZE"}  # softmax, norms, GELU and attention stay in float
 
 
@@ -160,7 +182,9 @@ def test_ranges_hold_all_images(exported, model, windows):
     content = (exported[1] / "float32.tflite").read_bytes()
     (name,) = (d["name"] for d in tflite.Interpreter(model_content=content).get_input_details())
     scaled = windows[:8] * np.linspace(3, 1, 8, dtype="float32")[:, None, None, None]
-    assert quantize.activation_ranges(content, scaled, {name}) == {name: (scaled.min(), scaled.max())}
+    assert quantize.activation_ranges(content, scaled, {name}) == {
+        name: (scaled.min(), scaled.max())
+    }
 
 
 def test_int8_takes_pixels(model, windows, tmp_path):
@@ -178,7 +202,12 @@ def test_other_models_are_quantized_as_they_are(windows, tmp_path):
     plain = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
     assert quantize.smooth(plain, windows[:4]) is plain
     options = {"images": windows[64:], "calibration": windows[:64]}
-    assert tflite.export_tflite(plain, tmp_path / "m.tflite", variant="int8", **options)["relative_rms"] < 0.05
+    assert (
+        tflite.export_tflite(plain, tmp_path / "m.tflite", variant="int8", **options)[
+            "relative_rms"
+        ]
+        < 0.05
+    )
 
 
 @pytest.mark.parametrize("images", [None, np.zeros((2, 16, 16, 3), "float32")])

@@ -1,4 +1,5 @@
-"""A SavedModel equals Keras in a C++ session; forms that only look right are refused and leave nothing behind."""
+"""A SavedModel equals Keras in a C++ session; forms that only look right are refused and leave
+nothing behind."""
 
 import io
 import json
@@ -44,7 +45,9 @@ def encode(picture, kind="JPEG"):
 def build(name="deit_test", **kwargs):
     model = deit_tf.create_model(name, **{"num_classes": 10, **kwargs})
     for layer in model.layers:
-        if layer.name.startswith("head"):  # fresh heads give logits of 0.1, too small to tell right from wrong
+        if layer.name.startswith(
+            "head"
+        ):  # fresh heads give logits of 0.1, too small to tell right from wrong
             layer.kernel.assign(layer.kernel * 20)
     return model
 
@@ -64,7 +67,13 @@ def images():
 def exported(model, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     return serving.export_saved_model(
-        model, folder / "deep", processor=PROCESSOR, labels=LABELS, version=3, name="digits", images=images
+        model,
+        folder / "deep",
+        processor=PROCESSOR,
+        labels=LABELS,
+        version=3,
+        name="digits",
+        images=images,
     )
 
 
@@ -85,7 +94,9 @@ def write_tracked(model, path, *, signatures=None, labels=LABELS):
     """The known bad export: right in tf.saved_model.load, without variables in a C++ session."""
     module = tf.Module()
     module.model = model
-    tf.saved_model.save(module, str(path), signatures=signatures or serving._signatures(model, PROCESSOR, labels, 5))
+    tf.saved_model.save(
+        module, str(path), signatures=signatures or serving._signatures(model, PROCESSOR, labels, 5)
+    )
 
 
 def write_signatures(model, path, signatures):
@@ -98,9 +109,13 @@ def write_signatures(model, path, signatures):
 
 def test_layout(exported, model):
     assert exported.parts[-3:] == ("deep", "digits", "3")
-    assert [entry.name for entry in exported.parents[2].rglob(".*")] == []  # the temporary folder is gone
+    assert [
+        entry.name for entry in exported.parents[2].rglob(".*")
+    ] == []  # the temporary folder is gone
     assert exported.joinpath("assets/labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
-    assert exported.stat().st_mode & 0o055 == exported.parent.stat().st_mode & 0o055  # readable for a server's account
+    assert (
+        exported.stat().st_mode & 0o055 == exported.parent.stat().st_mode & 0o055
+    )  # readable for a server's account
     (weights,) = exported.glob("variables/variables.data-*")
     assert weights.stat().st_size < 1.1 * 4 * model.count_params()
 
@@ -123,7 +138,10 @@ def test_images_signature_equals_keras(loaded, model, images, batch):
     assert np.abs(logits).max() > 0.5
     assert largest(outputs["logits"], logits) < TOLERANCE
     assert largest(outputs["probabilities"], probabilities) < TOLERANCE
-    assert largest(outputs["top_k_probabilities"], np.take_along_axis(probabilities, order, -1)) < TOLERANCE
+    assert (
+        largest(outputs["top_k_probabilities"], np.take_along_axis(probabilities, order, -1))
+        < TOLERANCE
+    )
     assert outputs["top_k_classes"].dtype == np.int32
     np.testing.assert_array_equal(outputs["top_k_classes"], order)
     assert [[label.decode() for label in row] for row in outputs["top_k_labels"]] == [
@@ -135,7 +153,10 @@ def test_images_signature_equals_keras(loaded, model, images, batch):
 def test_bytes_signature_equals_keras(loaded, model, kind):
     encoded = [encode(picture, kind) for picture in photographs()]
     outputs = loaded.run("serving_default", encoded)
-    assert largest(outputs["logits"], model(np.stack([PROCESSOR(file) for file in encoded]))) < TOLERANCE
+    assert (
+        largest(outputs["logits"], model(np.stack([PROCESSOR(file) for file in encoded])))
+        < TOLERANCE
+    )
 
 
 def test_bytes_signature_follows_pillow(loaded, model):
@@ -144,12 +165,15 @@ def test_bytes_signature_follows_pillow(loaded, model):
     for file in encoded:
         picture = Image.open(io.BytesIO(file))
         scale = int(32 / 0.875) / min(picture.size)
-        picture = picture.resize([int(side * scale + 1e-6) for side in picture.size], Image.Resampling.BICUBIC)
+        picture = picture.resize(
+            [int(side * scale + 1e-6) for side in picture.size], Image.Resampling.BICUBIC
+        )
         left, top = ((side - 32) / 2 for side in picture.size)
         picture = picture.crop((round(left), round(top), round(left) + 32, round(top) + 32))
         pixels.append((np.asarray(picture, np.float32) / 255 - PROCESSOR.mean) / PROCESSOR.std)
     logits = loaded(np.float32(pixels))
-    # TensorFlow and Pillow round the weights of the resize differently: a few pixels differ; 0.004 was seen.
+    # TensorFlow and Pillow round the weights of the resize differently: a few pixels differ; 0.004
+    # was seen.
     assert largest(loaded.run("serving_default", encoded)["logits"], logits) < 0.02
     assert largest(logits, model(np.float32(pixels))) < TOLERANCE
 
@@ -165,7 +189,10 @@ def test_heads_signature_equals_keras(loaded, model, images):
 
 def test_python_loader_agrees(exported, model, images):
     signatures = tf.saved_model.load(str(exported)).signatures
-    assert largest(signatures["images"](images=tf.constant(images))["logits"], model(images)) < TOLERANCE
+    assert (
+        largest(signatures["images"](images=tf.constant(images))["logits"], model(images))
+        < TOLERANCE
+    )
 
 
 def test_one_bad_file_fails_its_batch_and_the_next_runs(loaded):
@@ -182,7 +209,9 @@ def test_plain_model_few_classes_any_shape(tmp_path):
     path = serving.export_saved_model(model, tmp_path, processor=ImageProcessor((32, 48)))
     loaded = serving.load_saved_model(path)
     assert path == tmp_path / "deit_test" / "1"
-    assert set(loaded.signatures) >= {"images", "serving_default"} and "heads" not in loaded.signatures
+    assert (
+        set(loaded.signatures) >= {"images", "serving_default"} and "heads" not in loaded.signatures
+    )
     outputs = loaded.run("serving_default", [encode(photographs()[0])])
     assert sorted(outputs["top_k_labels"][0].tolist()) == [b"0", b"1", b"2"]
     assert serving.read_report(path)["compared_on"] == "noise"
@@ -204,14 +233,18 @@ def test_mixed_precision_is_exported_in_float32(model, images, tmp_path):
 def test_existing_version_is_not_touched(exported, model):
     before = files(exported.parents[2])
     with pytest.raises(FileExistsError, match="Take the next `version`"):
-        serving.export_saved_model(model, exported.parents[1], processor=PROCESSOR, version=3, name="digits")
+        serving.export_saved_model(
+            model, exported.parents[1], processor=PROCESSOR, version=3, name="digits"
+        )
     assert files(exported.parents[2]) == before
 
 
 def test_tracked_model_is_refused(model, images, tmp_path):
     write_tracked(model, tmp_path)
     signature = tf.saved_model.load(str(tmp_path)).signatures["images"]
-    assert largest(signature(images=tf.constant(images))["logits"], model(images)) < TOLERANCE  # it looks right
+    assert (
+        largest(signature(images=tf.constant(images))["logits"], model(images)) < TOLERANCE
+    )  # it looks right
     with pytest.raises(ExportError, match=r"(?s)fails in a C\+\+ session.*Could not find variable"):
         serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
 
@@ -220,13 +253,19 @@ def test_weights_written_twice_are_refused(model, images, tmp_path):
     module = tf.Module()
     module.weights = [v.value for v in model.variables]
     module.again = [tf.Variable(v.value) for v in model.variables]
-    tf.saved_model.save(module, str(tmp_path), signatures=serving._signatures(model, PROCESSOR, LABELS, 5))
+    tf.saved_model.save(
+        module, str(tmp_path), signatures=serving._signatures(model, PROCESSOR, LABELS, 5)
+    )
     with pytest.raises(ExportError, match="twice"):
         serving.verify_saved_model(tmp_path, model, images, PROCESSOR)
 
 
 @pytest.mark.parametrize(
-    "layer, match", [("head", "signature images: logits differ|do not follow"), ("head_dist", "differ|do not follow")]
+    "layer, match",
+    [
+        ("head", "signature images: logits differ|do not follow"),
+        ("head_dist", "differ|do not follow"),
+    ],
 )
 def test_other_weights_are_refused(exported, model, images, layer, match):
     kernel = model.get_layer(layer).kernel
@@ -237,7 +276,10 @@ def test_other_weights_are_refused(exported, model, images, layer, match):
             serving.verify_saved_model(exported, model, images, PROCESSOR)
     finally:
         kernel.assign(before)
-    assert serving.verify_saved_model(exported, model, images, PROCESSOR)["images"]["max_difference"] < TOLERANCE
+    assert (
+        serving.verify_saved_model(exported, model, images, PROCESSOR)["images"]["max_difference"]
+        < TOLERANCE
+    )
 
 
 def test_swapped_heads_are_refused(exported, model, images):
@@ -325,18 +367,24 @@ def test_bad_arguments_are_named(model, tmp_path, argument):
 
 def test_a_distiller_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="export `.student`"):
-        serving.export_saved_model(deit_tf.Distiller(model, kind="none"), tmp_path, processor=PROCESSOR)
+        serving.export_saved_model(
+            deit_tf.Distiller(model, kind="none"), tmp_path, processor=PROCESSOR
+        )
 
 
 def test_warmup_has_a_record_per_signature_and_batch_size(exported):
     asked = list(warmup.read_warmup(exported))
     assert {request.model_spec.name for request in asked} == {"digits"}
-    shapes = [(r.model_spec.signature_name, *tf.make_ndarray(*r.inputs.values()).shape) for r in asked]
+    shapes = [
+        (r.model_spec.signature_name, *tf.make_ndarray(*r.inputs.values()).shape) for r in asked
+    ]
     image = (32, 32, 3)
     floats = [(name, size, *image) for name in ("images", "heads") for size in (1, 8, 32)]
     assert shapes == [*(("serving_default", size) for size in (1, 8, 32)), *floats]
     assert serving.read_report(exported)["warmup_records"] == len(asked)
-    assert exported.joinpath(warmup.WARMUP_FILE).stat().st_size < 200_000  # 41 small pictures; the zeros weigh nothing
+    assert (
+        exported.joinpath(warmup.WARMUP_FILE).stat().st_size < 200_000
+    )  # 41 small pictures; the zeros weigh nothing
 
 
 def test_batching_allows_what_is_warmed_up():
@@ -355,14 +403,21 @@ def test_an_export_without_warmup_or_with_a_bad_one_is_refused(exported, model, 
     file.write_bytes(whole[:-7])
     with pytest.raises(ExportError, match="DataLoss"):
         serving.verify_saved_model(copy, model, images, PROCESSOR)
-    warmup.write_warmup(copy, "digits", {"serving_default": tf.TensorSpec((None,), tf.string, "image_bytes")}, [b"no"])
+    warmup.write_warmup(
+        copy,
+        "digits",
+        {"serving_default": tf.TensorSpec((None,), tf.string, "image_bytes")},
+        [b"no"],
+    )
     with pytest.raises(ExportError, match="InvalidArgument"):
         serving.verify_saved_model(copy, model, images, PROCESSOR)
 
 
 def test_a_warmup_answer_that_is_no_good_is_refused(exported):
     with pytest.raises(ValueError, match="gives no good 'logits'"):
-        warmup.replay_warmup(exported, lambda _, batch: {"logits": np.full((len(batch), 10), np.nan)})
+        warmup.replay_warmup(
+            exported, lambda _, batch: {"logits": np.full((len(batch), 10), np.nan)}
+        )
     with pytest.raises(ValueError, match="gives no good 'logits'"):
         warmup.replay_warmup(exported, lambda _, batch: {"logits": np.zeros((len(batch) + 1, 10))})
 
@@ -371,8 +426,14 @@ def test_a_warmup_answer_that_is_no_good_is_refused(exported):
 def compiled(model, images, tmp_path_factory):
     """With both options."""
     folder = tmp_path_factory.mktemp("compiled")
-    options = {"rollout": True, "xla": True, "batch_sizes": (1,)}  # each batch size compiles each signature anew
-    return serving.export_saved_model(model, folder, processor=PROCESSOR, images=images[:1], **options)
+    options = {
+        "rollout": True,
+        "xla": True,
+        "batch_sizes": (1,),
+    }  # each batch size compiles each signature anew
+    return serving.export_saved_model(
+        model, folder, processor=PROCESSOR, images=images[:1], **options
+    )
 
 
 def test_rollout_signature_equals_keras(compiled, model, images):
@@ -396,9 +457,13 @@ def test_rollout_is_of_a_deit_alone(tmp_path):
 
 
 def test_xla_compiles_the_network_and_equals_keras(compiled, exported, model, images):
-    graphs = [saved_model_pb2.SavedModel.FromString((p / "saved_model.pb").read_bytes()) for p in (compiled, exported)]
+    graphs = [
+        saved_model_pb2.SavedModel.FromString((p / "saved_model.pb").read_bytes())
+        for p in (compiled, exported)
+    ]
     marked = [
-        sum(f.attr["_XlaMustCompile"].b for f in graph.meta_graphs[0].graph_def.library.function) for graph in graphs
+        sum(f.attr["_XlaMustCompile"].b for f in graph.meta_graphs[0].graph_def.library.function)
+        for graph in graphs
     ]
     assert marked == [3, 0]  # for bytes and images together, for the heads, for the rollout
     loaded = serving.load_saved_model(compiled)
@@ -419,7 +484,9 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     model.save(tmp_path / "student.keras")
     tmp_path.joinpath("names.txt").write_text("\n".join(LABELS), encoding="utf-8")
     arguments = [tmp_path / "student.keras", "--out", tmp_path / "served", "--version", 2]
-    monkeypatch.setattr("sys.argv", [str(a) for a in (SCRIPT, *arguments, "--labels", tmp_path / "names.txt")])
+    monkeypatch.setattr(
+        "sys.argv", [str(a) for a in (SCRIPT, *arguments, "--labels", tmp_path / "names.txt")]
+    )
     runpy.run_path(str(SCRIPT), run_name="__main__")
     (path,) = tmp_path.glob("served/*/2")
     assert serving.load_saved_model(path).labels == LABELS

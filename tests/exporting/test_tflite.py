@@ -1,4 +1,5 @@
-"""Every .tflite variant runs and agrees with Keras; a file that falls short keeps the name `.rejected`."""
+"""Every .tflite variant runs and agrees with Keras; a file that falls short keeps the name
+`.rejected`."""
 
 import hashlib
 import json
@@ -20,7 +21,8 @@ from deit_tf.exporting.compare import ExportError, agreement, deviation, wilson
 from deit_tf.exporting.sidecar import read_sidecar, to_pixels
 
 SCRIPT = Path(__file__).parents[2] / "export" / "to_tflite.py"
-# Largest difference from Keras over the largest logit: rounding; 11 bits of mantissa; 8-bit weights in two blocks.
+# Largest difference from Keras over the largest logit: rounding; 11 bits of mantissa; 8-bit weights
+# in two blocks.
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "dynamic_int8": 5e-2}
 VARIANTS = tuple(TOLERANCES)  # int8: tests/test_quantize.py
 
@@ -29,7 +31,10 @@ VARIANTS = tuple(TOLERANCES)  # int8: tests/test_quantize.py
 def model():
     keras.utils.set_random_seed(0)
     model = deit_tf.create_model("deit_test", num_classes=10, drop_path_rate=0.1)
-    for name in ("head", "head_dist"):  # fresh heads give logits of 0.1, too small to tell right from wrong
+    for name in (
+        "head",
+        "head_dist",
+    ):  # fresh heads give logits of 0.1, too small to tell right from wrong
         model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 20)
     return model
 
@@ -55,7 +60,10 @@ def exported(model, images, tmp_path_factory):
     """Report and file of every variant."""
     folder = tmp_path_factory.mktemp("phone") / "new"
     files = {variant: folder / f"{variant}.tflite" for variant in VARIANTS}
-    return {v: (tflite.export_tflite(model, file, variant=v, images=images), file) for v, file in files.items()}
+    return {
+        v: (tflite.export_tflite(model, file, variant=v, images=images), file)
+        for v, file in files.items()
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -63,7 +71,9 @@ def test_variant_equals_keras(exported, model, images, variant):
     report, file = exported[variant]
     logits, expected = tflite.load_tflite(file)(images), np.asarray(model(images))
     assert np.abs(logits - expected).max() / np.abs(expected).max() < TOLERANCES[variant]
-    assert report["max_difference"] == pytest.approx(np.abs(logits - expected).max() / max(1, np.abs(expected).max()))
+    assert report["max_difference"] == pytest.approx(
+        np.abs(logits - expected).max() / max(1, np.abs(expected).max())
+    )
     assert report["bytes"] == file.stat().st_size
     assert (report["file"], report["variant"]) == (str(file), variant)
     assert (report["compared_on"], report["images"]) == ("images", len(images))
@@ -78,7 +88,9 @@ def test_variants_store_smaller_weights(exported):
 
 def test_no_temporary_file_stays(exported):
     files = [file for _, file in exported.values()]
-    assert sorted(files[0].parent.iterdir()) == sorted([*files, *(file.with_suffix(".json") for file in files)])
+    assert sorted(files[0].parent.iterdir()) == sorted(
+        [*files, *(file.with_suffix(".json") for file in files)]
+    )
 
 
 LABELS = [f"class {i}, é" for i in range(10)]
@@ -88,7 +100,10 @@ PROCESSOR = ImageProcessor(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 @pytest.fixture(scope="module")
 def on_pixels(model, tmp_path_factory):
     """A file that takes pixels, with labels; its report."""
-    file, pixels = tmp_path_factory.mktemp("pixels") / "m.tflite", load_sample_images().images[0][:64, :32]
+    file, pixels = (
+        tmp_path_factory.mktemp("pixels") / "m.tflite",
+        load_sample_images().images[0][:64, :32],
+    )
     images = np.stack([PROCESSOR(tf.io.encode_png(part)) for part in (pixels[:32], pixels[32:])])
     options = {"input_type": "uint8", "processor": PROCESSOR, "labels": LABELS}
     return tflite.export_tflite(model, file, images=images, **options), file, images
@@ -101,8 +116,12 @@ def test_a_file_takes_pixels_and_normalises_them(on_pixels, model):
     by_hand = (pixels / np.float32(255) - PROCESSOR.mean) / PROCESSOR.std
     # float32 rounding of the normalisation, then of the graph
     np.testing.assert_allclose(loaded(pixels), model(np.float32(by_hand)), atol=1e-5)
-    np.testing.assert_allclose(loaded(images), loaded(pixels))  # normalised ones become pixels again, by the JSON file
-    np.testing.assert_allclose(images, by_hand, atol=1e-5)  # a picture of whole grey levels is not changed by it
+    np.testing.assert_allclose(
+        loaded(images), loaded(pixels)
+    )  # normalised ones become pixels again, by the JSON file
+    np.testing.assert_allclose(
+        images, by_hand, atol=1e-5
+    )  # a picture of whole grey levels is not changed by it
     assert np.abs(loaded(255 - pixels) - loaded(pixels)).max() > 0.1
 
 
@@ -110,7 +129,11 @@ def test_json_beside_the_file(on_pixels, exported):
     report, file, images = on_pixels
     told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     assert told["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert (told["mean"], told["std"], told["image_size"]) == ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3], [32, 32])
+    assert (told["mean"], told["std"], told["image_size"]) == (
+        [0.5, 0.4, 0.3],
+        [0.2, 0.25, 0.3],
+        [32, 32],
+    )
     assert (told["input"]["type"], told["labels"]) == ("uint8", LABELS)
     assert told["verified"] == {key: value for key, value in report.items() if key != "file"}
     assert file.with_name("labels.txt").read_text(encoding="utf-8").splitlines() == LABELS
@@ -175,7 +198,9 @@ def test_file_without_weights_is_refused(model, images, tmp_path):
 
 def test_file_that_is_too_small_is_refused(exported, model, images):
     with pytest.raises(ExportError, match="too few"):
-        tflite.verify_tflite(exported["float16"][1], images, model(images), weights=model.count_params())
+        tflite.verify_tflite(
+            exported["float16"][1], images, model(images), weights=model.count_params()
+        )
 
 
 def test_other_logits_are_refused(exported, model, images):
@@ -188,14 +213,21 @@ def test_other_logits_are_refused(exported, model, images):
 
 @pytest.mark.parametrize("limit, kind", [("top1_agreement", "top1"), ("clear_agreement", "clear")])
 def test_other_classes_are_refused(exported, images, monkeypatch, limit, kind):
-    """Two classes change places on most images: the differences are small enough, the classes are not the same."""
+    """Two classes change places on most images: the differences are small enough, the classes are
+    not the same."""
     file = exported["float32"][1]
     logits = np.tile(tflite.load_tflite(file)(images), (10, 1))
     wrong = logits.copy()
     rows = np.arange(len(wrong))
     order = np.argsort(-logits, axis=-1)
     wrong[rows, order[:, 1]] = logits[rows, order[:, 0]] + 0.01
-    loose = replace(tflite.VARIANTS["float32"], max_difference=9, relative_rms=9, top1_agreement=0, clear_agreement=0)
+    loose = replace(
+        tflite.VARIANTS["float32"],
+        max_difference=9,
+        relative_rms=9,
+        top1_agreement=0,
+        clear_agreement=0,
+    )
     monkeypatch.setitem(tflite.VARIANTS, "float32", loose)
     tflite.verify_tflite(file, np.tile(images, (10, 1, 1, 1)), wrong, weights=0)
     monkeypatch.setitem(tflite.VARIANTS, "float32", replace(loose, **{limit: 0.5}))
@@ -242,21 +274,33 @@ def test_either_form_of_gelu_becomes_one_op(tmp_path):
         def call(images, form=form):
             return {"logits": form(images @ kernel)}
 
-        tf.saved_model.save(module, str(folder), signatures=tf.function(call, input_signature=[spec]))
+        tf.saved_model.save(
+            module, str(folder), signatures=tf.function(call, input_signature=[spec])
+        )
         tflite._rearrange_gelu(folder / "saved_model.pb")
         content = tflite.convert(folder)
         assert tflite.op_counts(content)["GELU"] == 1
         runner = tflite.Interpreter(model_content=content).get_signature_runner()
         images = np.array([[1, -2, 0.5]], "float32")
-        np.testing.assert_allclose(runner(images=images)["logits"], tf.nn.gelu(images @ kernel), atol=1e-5)
+        np.testing.assert_allclose(
+            runner(images=images)["logits"], tf.nn.gelu(images @ kernel), atol=1e-5
+        )
 
 
 def test_op_without_builtin_is_refused(model, images, tmp_path):
-    save(model, tmp_path / "inverse", (1, 32, 32, 3), lambda images: {"logits": tf.linalg.inv(images[..., 0])})
+    save(
+        model,
+        tmp_path / "inverse",
+        (1, 32, 32, 3),
+        lambda images: {"logits": tf.linalg.inv(images[..., 0])},
+    )
     with pytest.raises(ExportError, match="built-in"):
         tflite.convert(tmp_path / "inverse")
     converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "inverse"))
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+        tf.lite.OpsSet.SELECT_TF_OPS,
+    ]
     tmp_path.joinpath("flex.tflite").write_bytes(converter.convert())
     with pytest.raises(ExportError, match="CUSTOM Flex"):
         tflite.verify_tflite(tmp_path / "flex.tflite", images, model(images), weights=0)
@@ -290,7 +334,9 @@ def test_deviation_by_hand():
     assert measured["mean_difference"] == 0.375  # (0 + 2 + 0.5 + 0.5) / 4 / 2
     assert measured["relative_rms"] == pytest.approx((4.5 / 5.25) ** 0.5)
     assert measured["top1_agreement"] == 0.5
-    assert deviation([[0.1]], [[0.2]])["max_difference"] == pytest.approx(0.1)  # divided by 1, not 0.2
+    assert deviation([[0.1]], [[0.2]])["max_difference"] == pytest.approx(
+        0.1
+    )  # divided by 1, not 0.2
 
 
 @pytest.mark.parametrize(
@@ -337,7 +383,11 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "student.keras", tmp_path / "phone"
     model.save(file)
     assert not run_script(monkeypatch, file, "--out", out, "--variants", "float32,float16")
-    names = [f"student_{variant}{suffix}" for variant in ("float16", "float32") for suffix in (".json", ".tflite")]
+    names = [
+        f"student_{variant}{suffix}"
+        for variant in ("float16", "float32")
+        for suffix in (".json", ".tflite")
+    ]
     assert sorted(entry.name for entry in out.iterdir()) == names
     printed = capsys.readouterr().out
     assert "compared with Keras on noise" in printed and "SOFTMAX 2" in printed
@@ -349,8 +399,13 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     assert "`--out` must be a folder" in run_script(
         monkeypatch, file, "--out", tmp_path / "a.tflite", "--variants", "float32,float16"
     )
-    assert "`variant` is one of" in run_script(monkeypatch, file, "--out", out, "--variants", "int4")
+    assert "`variant` is one of" in run_script(
+        monkeypatch, file, "--out", out, "--variants", "int4"
+    )
     strict = replace(tflite.VARIANTS["dynamic_int8"], relative_rms=1e-6)
     monkeypatch.setitem(tflite.VARIANTS, "dynamic_int8", strict)
-    assert run_script(monkeypatch, file, "--out", tmp_path / "b.tflite", "--variants", "dynamic_int8") == 1
+    assert (
+        run_script(monkeypatch, file, "--out", tmp_path / "b.tflite", "--variants", "dynamic_int8")
+        == 1
+    )
     assert sorted(entry.name for entry in tmp_path.glob("*.rejected")) == ["b.tflite.rejected"]

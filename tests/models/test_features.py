@@ -27,7 +27,9 @@ def huggingface():
         arrays = dict(file)
     eps = float(arrays["layer_norm_eps"])
     model = deit_tf.create_model("deit_test", num_classes=10, layer_norm_eps=eps)
-    deit_tf.load_reference(model, {k.removeprefix("weight/"): a for k, a in arrays.items() if k.startswith("weight/")})
+    deit_tf.load_reference(
+        model, {k.removeprefix("weight/"): a for k, a in arrays.items() if k.startswith("weight/")}
+    )
     return model, arrays, arrays["image_nchw"].transpose(0, 2, 3, 1)
 
 
@@ -49,7 +51,9 @@ def test_pooled_tokens_feed_the_heads(huggingface):
     model, _, images = huggingface
     found, logits = deit_tf.features(model)(images), deit_tf.heads(model)(images)
     for token, head in (("cls", "head"), ("dist", "head_dist")):
-        np.testing.assert_allclose(model.get_layer(head)(found[token]), logits[token], atol=1e-5)  # one float32 matmul
+        np.testing.assert_allclose(
+            model.get_layer(head)(found[token]), logits[token], atol=1e-5
+        )  # one float32 matmul
     np.testing.assert_array_equal(found["tokens"][:, 1], found["dist"])
 
 
@@ -68,14 +72,18 @@ def test_rollout(distilled, prefix):
     found = {k: np.asarray(v) for k, v in deit_tf.attention_maps(model)(IMAGES).items()}
     assert found["rollout"].shape == (2, 4, 6)
     expected = np.stack([numpy_rollout(maps, prefix).reshape(4, 6) for maps in found["attentions"]])
-    np.testing.assert_allclose(found["rollout"], expected, atol=1e-6)  # float32 against float64, values of 1/24
+    np.testing.assert_allclose(
+        found["rollout"], expected, atol=1e-6
+    )  # float32 against float64, values of 1/24
     pooled = {"cls", "dist"} if distilled else {"cls"}
     assert set(deit_tf.features(model).output) == {"tokens", "hidden_states"} | pooled
 
 
 def test_rollout_follows_the_one_patch_that_is_looked_at():
     attention = np.tile(np.eye(6, dtype="f"), (1, 3, 1, 1))
-    attention[:, :, 0] = attention[:, :, 1] = np.eye(6)[4]  # both prefix tokens look at token 4, patch 2
+    attention[:, :, 0] = attention[:, :, 1] = np.eye(6)[
+        4
+    ]  # both prefix tokens look at token 4, patch 2
     np.testing.assert_allclose(rollout([attention, attention], 2), [[0, 0, 1, 0]], atol=1e-7)
 
 
@@ -84,7 +92,9 @@ def test_layers_are_shared_and_nothing_is_added():
     maps = deit_tf.attention_maps(model)
     assert {id(w) for w in maps.weights} <= {id(w) for w in model.weights}
     before = np.asarray(maps(IMAGES[:, :, :32])["rollout"])
-    model.get_layer("blocks.0").attn.qkv.kernel.assign_add(np.random.default_rng(1).normal(size=(48, 144)))
+    model.get_layer("blocks.0").attn.qkv.kernel.assign_add(
+        np.random.default_rng(1).normal(size=(48, 144))
+    )
     assert np.abs(maps(IMAGES[:, :, :32])["rollout"] - before).max() > 1e-4
 
 
@@ -92,9 +102,13 @@ def test_layers_are_shared_and_nothing_is_added():
 def test_exports_give_the_same(function, tmp_path):
     model = function(deit_tf.create_model("deit_test", image_size=(32, 48)))
     model.export(tmp_path / "saved", verbose=False)
-    served = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"](tf.constant(IMAGES))
+    served = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"](
+        tf.constant(IMAGES)
+    )
     for name, value in model(IMAGES).items():
-        np.testing.assert_allclose(served[name], value, atol=1e-5)  # the same graph, fused differently
+        np.testing.assert_allclose(
+            served[name], value, atol=1e-5
+        )  # the same graph, fused differently
 
 
 def test_one_output_alone():
@@ -106,7 +120,9 @@ def test_one_output_alone():
 def test_mixed_precision_rolls_out_in_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        maps = deit_tf.attention_maps(deit_tf.create_model("deit_test", image_size=(32, 48)))(IMAGES)
+        maps = deit_tf.attention_maps(deit_tf.create_model("deit_test", image_size=(32, 48)))(
+            IMAGES
+        )
     finally:
         keras.config.set_dtype_policy("float32")
     assert maps["attentions"].dtype == "bfloat16" and maps["rollout"].dtype == "float32"

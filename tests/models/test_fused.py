@@ -1,4 +1,5 @@
-"""Gradients by hand against TensorFlow's own, at both precisions, and what the graph rewriter makes of a block."""
+"""Gradients by hand against TensorFlow's own, at both precisions, and what the graph rewriter makes
+of a block."""
 
 import keras
 import numpy as np
@@ -70,7 +71,9 @@ def value_and_gradients(function, inputs):
 def test_values_and_gradients_are_tensorflows(name, graph):
     function, plain, inputs = CASES[name]
     function = tf.function(function) if graph else function
-    for ours, theirs in zip(value_and_gradients(function, inputs), value_and_gradients(plain, inputs), strict=True):
+    for ours, theirs in zip(
+        value_and_gradients(function, inputs), value_and_gradients(plain, inputs), strict=True
+    ):
         assert np.abs(ours - theirs).max() < ROUNDING * max(1, np.abs(theirs).max()), name
 
 
@@ -79,13 +82,17 @@ def test_bfloat16_stays_near_float32(name):
     function, plain, inputs = CASES[name]
     coarse = [tf.cast(each, tf.bfloat16) for each in inputs]
     exact = [tf.cast(each, tf.float32) for each in coarse]  # the same numbers
-    for ours, theirs in zip(value_and_gradients(function, coarse), value_and_gradients(plain, exact), strict=True):
+    for ours, theirs in zip(
+        value_and_gradients(function, coarse), value_and_gradients(plain, exact), strict=True
+    ):
         assert np.linalg.norm(ours - theirs) < COARSE * np.linalg.norm(theirs), name
 
 
 def test_gelu_outside_of_training_is_the_exact_one():
     x = tf.linspace(-8.0, 8.0, 1001)
-    np.testing.assert_allclose(fused.gelu(x, training=False), plain_gelu(x), atol=1e-6)  # |x| 2^-24 from 1 + erf
+    np.testing.assert_allclose(
+        fused.gelu(x, training=False), plain_gelu(x), atol=1e-6
+    )  # |x| 2^-24 from 1 + erf
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = fused.gelu(x, training=False)

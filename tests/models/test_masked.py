@@ -1,4 +1,5 @@
-"""Masked image modelling: Hugging Face's loss and reconstruction, training, and the way into a classifier."""
+"""Masked image modelling: Hugging Face's loss and reconstruction, training, and the way into a
+classifier."""
 
 import json
 import subprocess
@@ -37,7 +38,10 @@ def huggingface():
     model = deit_tf.create_masked_model("deit_test", layer_norm_eps=1e-12)
     state = {k.removeprefix("weight/"): a for k, a in arrays.items() if k.startswith("weight/")}
     deit_tf.load_reference(model, state)
-    inputs = {"image": arrays["image_nchw"].transpose(0, 2, 3, 1), "mask": arrays["bool_masked_pos"]}
+    inputs = {
+        "image": arrays["image_nchw"].transpose(0, 2, 3, 1),
+        "mask": arrays["bool_masked_pos"],
+    }
     return model, inputs, arrays
 
 
@@ -49,7 +53,12 @@ def test_reconstruction_is_huggingfaces(huggingface):
 
 def test_loss_is_huggingfaces(huggingface):
     model, inputs, arrays = huggingface
-    assert abs(float(losses.masked_l1(inputs["image"], model(inputs), inputs["mask"])) - arrays["loss"]) < TOLERANCE
+    assert (
+        abs(
+            float(losses.masked_l1(inputs["image"], model(inputs), inputs["mask"])) - arrays["loss"]
+        )
+        < TOLERANCE
+    )
     model.compile("sgd")
     assert abs(model.evaluate(inputs, batch_size=3, verbose=0) - arrays["loss"]) < TOLERANCE
 
@@ -58,7 +67,9 @@ def test_weights_go_back_by_huggingfaces_names(huggingface):
     model, _, arrays = huggingface
     state = deit_tf.to_reference(model, "huggingface")
     np.testing.assert_array_equal(state["decoder.0.weight"], arrays["weight/decoder.0.weight"])
-    np.testing.assert_array_equal(state["deit.embeddings.mask_token"], arrays["weight/deit.embeddings.mask_token"])
+    np.testing.assert_array_equal(
+        state["deit.embeddings.mask_token"], arrays["weight/deit.embeddings.mask_token"]
+    )
 
 
 def test_pixel_shuffle_has_torchs_channel_order():
@@ -66,7 +77,9 @@ def test_pixel_shuffle_has_torchs_channel_order():
     y = np.asarray(PixelShuffle(2)(x))
     assert y.shape == (1, 4, 6, 2)
     for channel in range(2):
-        np.testing.assert_array_equal(y[0, 2:4, 4:6, channel].ravel(), x[0, 1, 2, 4 * channel : 4 * channel + 4])
+        np.testing.assert_array_equal(
+            y[0, 2:4, 4:6, channel].ravel(), x[0, 1, 2, 4 * channel : 4 * channel + 4]
+        )
 
 
 def test_hidden_patches_do_not_reach_the_output():
@@ -83,9 +96,15 @@ def test_the_loss_is_that_of_hidden_pixels():
     hidden = np.kron(inputs["mask"].reshape(-1, 4, 4), np.ones((8, 8)))[..., None]
     wrong_where_seen = inputs["image"] + 3 * (1 - hidden).astype("f")
     assert float(losses.masked_l1(inputs["image"], wrong_where_seen, inputs["mask"])) == 0
-    # Off by 2 everywhere: the mean over hidden pixels and channels, but for the 1e-5 among some 4,000 pixels.
-    assert float(losses.masked_l1(inputs["image"], inputs["image"] + 2, inputs["mask"])) == pytest.approx(2, abs=1e-5)
-    assert float(losses.masked_l1(inputs["image"], inputs["image"] + 2, np.zeros_like(inputs["mask"]))) == 0
+    # Off by 2 everywhere: the mean over hidden pixels and channels, but for the 1e-5 among some
+    # 4,000 pixels.
+    assert float(
+        losses.masked_l1(inputs["image"], inputs["image"] + 2, inputs["mask"])
+    ) == pytest.approx(2, abs=1e-5)
+    assert (
+        float(losses.masked_l1(inputs["image"], inputs["image"] + 2, np.zeros_like(inputs["mask"])))
+        == 0
+    )
 
 
 def test_fit_lowers_the_loss_and_the_file_round_trips(tmp_path):
@@ -105,7 +124,8 @@ import keras, numpy as np, tensorflow as tf, deit_tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)
-mask = np.stack([rng.permutation(16) < 10 for _ in range(8)]).astype("f")  # as many in each image, as masks are drawn
+# as many in each image, as masks are drawn
+mask = np.stack([rng.permutation(16) < 10 for _ in range(8)]).astype("f")
 images = rng.normal(size=(8, 32, 32, 3)).astype("f")
 
 def train(strategy):
@@ -117,7 +137,8 @@ def train(strategy):
     batches = batches.batch(8, drop_remainder=True).repeat(2)
     return model.fit(batches, verbose=0).history["loss"], [np.array(w) for w in model.weights]
 
-one, two = train(tf.distribute.get_strategy()), train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+one = train(tf.distribute.get_strategy())
+two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 # Sums of 4 + 4 instead of 8 float32 gradients, twice.
 np.testing.assert_allclose(two[0], one[0], atol=1e-5)
 for a, b in zip(one[1], two[1], strict=True):
@@ -126,7 +147,9 @@ for a, b in zip(one[1], two[1], strict=True):
 
 
 def test_two_replicas_train_as_one():
-    subprocess.run([sys.executable, "-c", REPLICAS], check=True, timeout=300)  # devices are split before they are used
+    subprocess.run(
+        [sys.executable, "-c", REPLICAS], check=True, timeout=300
+    )  # devices are split before they are used
 
 
 @pytest.mark.parametrize("image_size", [32, (48, 32)])
@@ -137,7 +160,9 @@ def test_the_trunk_goes_into_a_classifier(image_size):
     deit_tf.load_trunk(student, masked)
     after, source = deit_tf.to_reference(student), deit_tf.to_reference(masked)
     for name in set(after) - {"pos_embed"}:
-        np.testing.assert_array_equal(after[name], before[name] if name.startswith("head") else source[name])
+        np.testing.assert_array_equal(
+            after[name], before[name] if name.startswith("head") else source[name]
+        )
     assert (after["pos_embed"].shape == source["pos_embed"].shape) == (image_size == 32)
 
 
@@ -151,7 +176,9 @@ SIZE, PATCH = (32, 64), 4
 
 
 def mask_of(seed, **config):
-    mask = block_mask(tf.constant([0, seed], tf.int64), MaskConfig(**{"unit": 8, **config}), SIZE, PATCH)
+    mask = block_mask(
+        tf.constant([0, seed], tf.int64), MaskConfig(**{"unit": 8, **config}), SIZE, PATCH
+    )
     return np.asarray(mask).reshape(SIZE[0] // PATCH, SIZE[1] // PATCH)
 
 
@@ -178,13 +205,19 @@ def stream(epochs=2, **arguments):
     source, _ = open_sources(DataConfig("digits"))
     data = DataConfig("digits", batch_size=256, num_parallel_calls=arguments.pop("calls", -1))
     recipe = AugmentConfig("light")
-    batches = masked_dataset(source, data, recipe, MaskConfig(unit=8), 16, 4, epochs=epochs, seed=5, **arguments)
+    batches = masked_dataset(
+        source, data, recipe, MaskConfig(unit=8), 16, 4, epochs=epochs, seed=5, **arguments
+    )
     return list(batches.as_numpy_iterator())
 
 
 def test_the_stream_is_stateless():
     first, again, resumed = stream(), stream(calls=1), stream(first_step=7)
-    assert len(first) == 10 and first[0]["image"].shape == (256, 16, 16, 3) and first[0]["mask"].shape == (256, 16)
+    assert (
+        len(first) == 10
+        and first[0]["image"].shape == (256, 16, 16, 3)
+        and first[0]["mask"].shape == (256, 16)
+    )
     for a, b in zip(first + first[7:], again + resumed, strict=True):
         np.testing.assert_array_equal(a["mask"], b["mask"])
         np.testing.assert_array_equal(a["image"], b["image"])
@@ -200,7 +233,9 @@ def test_evaluation_masks_never_change():
     assert len(np.unique(one["mask"], axis=0)) > 1
 
 
-@pytest.mark.parametrize("config", [dict(unit=6), dict(unit=0), dict(unit=64), dict(ratio=0.0), dict(ratio=1.0)])
+@pytest.mark.parametrize(
+    "config", [dict(unit=6), dict(unit=0), dict(unit=64), dict(ratio=0.0), dict(ratio=1.0)]
+)
 def test_masks_that_do_not_fit_are_refused(config):
     with pytest.raises(ValueError, match="mask.unit" if "unit" in config else "mask.ratio"):
         check_mask(MaskConfig(**{"unit": 8, **config}), SIZE, PATCH)
@@ -208,15 +243,28 @@ def test_masks_that_do_not_fit_are_refused(config):
 
 def test_from_pretraining_to_a_student_by_command(tmp_path):
     configs = Path(__file__).parents[2] / "configs"
-    small = "--data.source digits --data.batch_size 256 --optim.warmup_epochs 0 --epochs 1 --precision float32".split()
-    model = "--model.name deit_test --model.image_size 16 --model.patch_size 4 --model.embed_dim 48".split()
+    small = (
+        "--data.source digits --data.batch_size 256 --optim.warmup_epochs 0 --epochs 1 "
+        "--precision float32"
+    ).split()
+    model = "--model.name deit_test --model.image_size 16 --model.patch_size 4".split()
+    model += ["--model.embed_dim", "48"]
     masked, student = str(tmp_path / "masked"), str(tmp_path / "student")
     config = ["--config", str(configs / "simmim_tiny.yaml")]
     main(["train", *config, *small, *model, "--mask.unit", "8", "--out", masked])
     summary = json.loads(Path(masked, "summary.json").read_text())
     assert summary["kind"] == "masked" and 0 < summary["evaluation"]["loss"] < 2
-    config = ["--config", str(configs / "demo_digits.yaml"), "--model.depth", "2", "--distill.kind", "none"]
-    rate = "--optim.lr 0 --optim.min_lr 0 --optim.warmup_lr 0".split()  # so that the student stays as it starts
+    config = [
+        "--config",
+        str(configs / "demo_digits.yaml"),
+        "--model.depth",
+        "2",
+        "--distill.kind",
+        "none",
+    ]
+    rate = (
+        "--optim.lr 0 --optim.min_lr 0 --optim.warmup_lr 0".split()
+    )  # so that the student stays as it starts
     main(["train", *config, *small, *model, *rate, "--model.weights", masked, "--out", student])
     before, after = (deit_tf.to_reference(load_run(run).model) for run in (masked, student))
     for name in set(after) & set(before):

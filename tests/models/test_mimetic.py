@@ -1,4 +1,5 @@
-"""Mimetic initialization: the products that the paper asks for, near tokens first, the same from the same seed."""
+"""Mimetic initialization: the products that the paper asks for, near tokens first, the same from
+the same seed."""
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ from deit_tf.models.mimetic import mimetic_init, sinusoids
 
 def build(seed=0, **overrides):
     keras.utils.set_random_seed(0)
-    model = deit_tf.create_model("deit_test", **{"num_classes": 10, "image_size": 32, "patch_size": 4, **overrides})
+    model = deit_tf.create_model(
+        "deit_test", **{"num_classes": 10, "image_size": 32, "patch_size": 4, **overrides}
+    )
     mimetic_init(model, seed)
     return model
 
@@ -29,19 +32,24 @@ def test_queries_times_keys_are_the_best_of_their_rank():
     for head in range(attention.num_heads):
         columns = slice(head * width, (head + 1) * width)
         product = kernel[:, :96][:, columns] @ kernel[:, 96:192][:, columns].T
-        # the largest third of the singular values of 0.7 Z + 0.7 I keeps more than a third of its trace of 67
+        # the largest third of the singular values of 0.7 Z + 0.7 I keeps more than a third of its
+        # trace of 67
         assert 67 / 3 < np.trace(product) < 67
         assert np.linalg.matrix_rank(product) == width
 
 
 def test_tokens_look_at_their_neighbors():
     """Of noise, where the pictures say nothing, before any training."""
-    fresh = deit_tf.create_model("deit_test", num_classes=10, image_size=32, patch_size=4, embed_dim=96)
+    fresh = deit_tf.create_model(
+        "deit_test", num_classes=10, image_size=32, patch_size=4, embed_dim=96
+    )
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
 
     def distance(model):
         """Mean distance in patches, weighted by the attention of the first block."""
-        attention = deit_tf.attention_maps(model).predict(images, verbose=0)["attentions"][:, 0, :, 2:, 2:]
+        attention = deit_tf.attention_maps(model).predict(images, verbose=0)["attentions"][
+            :, 0, :, 2:, 2:
+        ]
         cells = np.stack(np.divmod(np.arange(64), 8), axis=-1)
         apart = np.linalg.norm(cells[:, None] - cells[None], axis=-1)  # [N, N]
         return (attention * apart).sum() / attention.sum()

@@ -35,7 +35,9 @@ def rates(model):
 
 
 def test_drop_path_rises_linearly():
-    model = deit_tf.create_model("deit_tiny_distilled_patch16_224", image_size=32, drop_path_rate=0.1)
+    model = deit_tf.create_model(
+        "deit_tiny_distilled_patch16_224", image_size=32, drop_path_rate=0.1
+    )
     np.testing.assert_allclose(rates(model), FACTS["drop_path_rates_0_1_depth_12"])
 
 
@@ -84,7 +86,10 @@ def test_initialization_is_the_originals():
         assert np.abs(weights[path]).max() <= bound
         # A uniform within the bound has deviation bound / sqrt(3); 384 biases estimate it to 3 %.
         assert abs(weights[path].std() * 3**0.5 / bound - 1) < 0.12
-    assert np.abs(weights["blocks.0/attn/qkv/kernel"] - weights["blocks.1/attn/qkv/kernel"]).max() > 0.02
+    assert (
+        np.abs(weights["blocks.0/attn/qkv/kernel"] - weights["blocks.1/attn/qkv/kernel"]).max()
+        > 0.02
+    )
 
 
 @pytest.mark.parametrize("size, tokens", [(32, 18), ((16, 64), 18), ((40, 24), 17)])
@@ -112,7 +117,9 @@ def test_impossible_models_are_refused(config, message):
 
 
 def test_a_wrong_name_gives_the_nearest():
-    with pytest.raises(ValueError, match="'deit_tiny_patch_224'. Did you mean 'deit_tiny_patch16_224'"):
+    with pytest.raises(
+        ValueError, match="'deit_tiny_patch_224'. Did you mean 'deit_tiny_patch16_224'"
+    ):
         deit_tf.create_model("deit_tiny_patch_224")
     with pytest.raises(ValueError, match="Did you mean 'regnety_160'"):
         create_regnety("regnety_16")
@@ -132,7 +139,9 @@ def test_keras_file_round_trip(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(IMAGES), loaded(IMAGES))
     assert rates(loaded) == rates(model)
-    np.testing.assert_array_equal(deit_tf.heads(loaded)(IMAGES)["dist"], deit_tf.heads(model)(IMAGES)["dist"])
+    np.testing.assert_array_equal(
+        deit_tf.heads(loaded)(IMAGES)["dist"], deit_tf.heads(model)(IMAGES)["dist"]
+    )
 
 
 LAYERS = [
@@ -181,14 +190,18 @@ def test_regnety_equals_timm():
     with np.load(GOLDEN / "timm_regnety_mini.npz") as file:
         arrays = dict(file)
     model = build_regnety(7, 8, 12.0, 2.3, 8, num_classes=10, image_size=64)
-    deit_tf.load_reference(model, {k.removeprefix("weight/"): a for k, a in arrays.items() if k.startswith("weight/")})
+    deit_tf.load_reference(
+        model, {k.removeprefix("weight/"): a for k, a in arrays.items() if k.startswith("weight/")}
+    )
     logits = np.array(model(arrays["image_nchw"].transpose(0, 2, 3, 1)))
     # Seven blocks with batch norms of random statistics: float32 rounding grows to about 1e-5.
     assert np.abs(logits - arrays["logits"]).max() / max(1, np.abs(arrays["logits"]).max()) < 1e-4
 
 
 # Millions of parameters in timm's results-imagenet.csv; regnety_160 to the last one.
-@pytest.mark.parametrize("name, millions", [("regnety_002", 3.16), ("regnety_008", 6.26), ("regnety_160", 83.59)])
+@pytest.mark.parametrize(
+    "name, millions", [("regnety_002", 3.16), ("regnety_008", 6.26), ("regnety_160", 83.59)]
+)
 def test_regnety_counts(name, millions):
     model = create_regnety(name)
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)

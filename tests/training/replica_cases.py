@@ -1,4 +1,5 @@
-"""What test_replicas.py runs in processes of their own: after an aborted collective TensorFlow is of no more use.
+"""What test_replicas.py runs in processes of their own: after an aborted collective TensorFlow is
+of no more use.
 
     python tests/replica_cases.py CASE ARGUMENT...
 
@@ -36,11 +37,20 @@ def distiller(kind, optimizer, drop_path_rate=0.0, **options):
     """A student, the same at every call, and a teacher with batch normalization."""
     keras.utils.set_random_seed(0)
     student = deit_tf.create_model(
-        "deit_test", num_classes=CLASSES, image_size=SIZE, depth=2, embed_dim=24, drop_path_rate=drop_path_rate
+        "deit_test",
+        num_classes=CLASSES,
+        image_size=SIZE,
+        depth=2,
+        embed_dim=24,
+        drop_path_rate=drop_path_rate,
     )
     teacher = None
     if kind != "none":
-        layers = [keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(8, 3, strides=4), keras.layers.BatchNormalization()]
+        layers = [
+            keras.Input((SIZE, SIZE, 3)),
+            keras.layers.Conv2D(8, 3, strides=4),
+            keras.layers.BatchNormalization(),
+        ]
         network = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
         network.trainable = False
         teacher = deit_tf.Teacher(network)
@@ -63,11 +73,14 @@ def difference(a, b):
 
 
 def equality(kind):
-    """Largest difference of a weight between one and two replicas, and how far the weights moved."""
+    """Largest difference of a weight between one and two replicas, and how far the weights
+    moved."""
     two, results = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), {}
     initial = distiller(kind, OPTIMIZERS["sgd"]).student.get_weights()
     for optimizer, options in product(OPTIMIZERS, (PLAIN, EVERYTHING)):
-        alone, figures = trained(tf.distribute.get_strategy(), kind, OPTIMIZERS[optimizer], **options)
+        alone, figures = trained(
+            tf.distribute.get_strategy(), kind, OPTIMIZERS[optimizer], **options
+        )
         mirrored, others = trained(two, kind, OPTIMIZERS[optimizer], **options)
         results[f"{optimizer} {'everything' if options else 'plain'}"] = {
             "difference": difference(alone, mirrored),
@@ -79,8 +92,11 @@ def equality(kind):
 
 
 def undivided(optimizer):
-    """The same, where the gradients of the replicas are added up and not averaged, as Keras would."""
-    Trainer._mean_over_replicas = lambda self, gradients, context: context.all_reduce("SUM", gradients)
+    """The same, where the gradients of the replicas are added up and not averaged, as Keras
+    would."""
+    Trainer._mean_over_replicas = lambda self, gradients, context: context.all_reduce(
+        "SUM", gradients
+    )
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     alone, _ = trained(tf.distribute.get_strategy(), "hard", OPTIMIZERS[optimizer])
     return {"difference": difference(alone, trained(two, "hard", OPTIMIZERS[optimizer])[0])}
@@ -91,7 +107,10 @@ def overflow(replica):
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     keras.config.set_dtype_policy("mixed_float16")
     with two.scope():
-        scaled = lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)  # noqa: E731
+
+        def scaled():
+            return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=8.0)
+
         made = distiller("none", scaled, ema_decay=0.5)
     before = made.student.get_weights()
     images, labels = map(np.copy, next(batches().as_numpy_iterator()))
@@ -111,7 +130,8 @@ def overflow(replica):
 
 
 def masks():
-    """The first logit of one image over and over, in each part of two steps: two replicas times two micro-batches."""
+    """The first logit of one image over and over, in each part of two steps: two replicas times two
+    micro-batches."""
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     image = np.random.default_rng(1).normal(size=(1, SIZE, SIZE, 3)).astype("float32")
     with two.scope():
@@ -138,10 +158,17 @@ def evaluation():
     """Keras's `evaluate` on 21 images in batches of 8, on one device and on two replicas."""
     images = batches().unbatch().take(21).batch(BATCH)
     figures = []
-    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    for strategy in (
+        tf.distribute.get_strategy(),
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+    ):
         with strategy.scope():
             made = distiller("hard", OPTIMIZERS["sgd"])
-        told = made.evaluate(images if not figures else deit_tf.data.padded(images, BATCH), verbose=0, return_dict=True)
+        told = made.evaluate(
+            images if not figures else deit_tf.data.padded(images, BATCH),
+            verbose=0,
+            return_dict=True,
+        )
         figures.append(told)
     return {"figures": figures}
 
@@ -154,7 +181,8 @@ def command(config, out, *strategies):
 
 
 def worker(config, out, mine):
-    """One worker of a cluster, which saves its student as `mine` too; TF_CONFIG says which it is."""
+    """One worker of a cluster, which saves its student as `mine` too; TF_CONFIG says which it
+    is."""
     save = train._save
 
     def saving(network, file, writes):
@@ -167,8 +195,12 @@ def worker(config, out, mine):
 
 
 if __name__ == "__main__":
-    case = {f.__name__: f for f in (equality, undivided, overflow, masks, evaluation, command, worker)}[sys.argv[1]]
+    case = {
+        f.__name__: f for f in (equality, undivided, overflow, masks, evaluation, command, worker)
+    }[sys.argv[1]]
     if case is not worker:
         physical = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(physical, [tf.config.LogicalDeviceConfiguration()] * 2)
+        tf.config.set_logical_device_configuration(
+            physical, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
     print(json.dumps(case(*sys.argv[2:])))

@@ -1,4 +1,5 @@
-"""A run outlives kill -9, torn and damaged checkpoints and a full disk, and goes on as if nothing had been."""
+"""A run outlives kill -9, torn and damaged checkpoints and a full disk, and goes on as if nothing
+had been."""
 
 import json
 import random
@@ -15,9 +16,12 @@ from safetensors.numpy import load_file
 
 from deit_tf.training.checkpoints import Checkpoints, Position
 
-# A student with everything that has a state: drop path, mixup, clipping, a moving average, micro-batches.
+# A student with everything that has a state: drop path, mixup, clipping, a moving average,
+# micro-batches.
 CONFIG = """
-model: {name: deit_test, image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3, drop_path_rate: 0.2}
+model:
+  {name: deit_test, image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3,
+   drop_path_rate: 0.2}
 data: {source: digits, batch_size: 64, crop_ratio: 1.0}
 augment: {recipe: light, hflip: 0.0, mixup: 0.8}
 optim: {lr: 1.6e-2, warmup_epochs: 1, ema_decay: 0.99, clip_norm: 0.5}
@@ -38,7 +42,15 @@ main(sys.argv[1:])
 def start(folder, *options):
     """Start `deit-tf train` in a process of its own."""
     (folder / "config.yaml").write_text(CONFIG)
-    command = [sys.executable, "-c", PROGRAM, "train", "--config", str(folder / "config.yaml"), *options]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "train",
+        "--config",
+        str(folder / "config.yaml"),
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -75,7 +87,9 @@ def kill_while(process, moment, pause=0.0):
 
 
 def reached(run, step):
-    return lambda: any(int(f.stem.split("-")[1]) >= step for f in (run / "checkpoints").glob("step-*"))
+    return lambda: any(
+        int(f.stem.split("-")[1]) >= step for f in (run / "checkpoints").glob("step-*")
+    )
 
 
 def after(seconds):
@@ -90,16 +104,24 @@ def writing(run):
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     finish(start(tmp_path, "--epochs", "3", "--out", str(tmp_path / "whole")))
     options = ["--epochs", "3", "--out", str(tmp_path / "killed")]
-    assert kill_while(start(tmp_path, *options), reached(tmp_path / "killed", 12))  # in the middle of an epoch
-    assert kill_while(start(tmp_path, *options), writing(tmp_path / "killed"))  # a checkpoint half written
+    assert kill_while(
+        start(tmp_path, *options), reached(tmp_path / "killed", 12)
+    )  # in the middle of an epoch
+    assert kill_while(
+        start(tmp_path, *options), writing(tmp_path / "killed")
+    )  # a checkpoint half written
     text = finish(start(tmp_path, *options))
     assert "Going on from" in text
     assert_same_bits(tmp_path / "whole", tmp_path / "killed")
     assert not list((tmp_path / "killed").rglob("*.partial.*"))
-    whole, killed = ([json.loads(x) for x in (tmp_path / n / "metrics.jsonl").open()] for n in ("whole", "killed"))
+    whole, killed = (
+        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").open()]
+        for n in ("whole", "killed")
+    )
     assert [line["epoch"] for line in killed] == [1, 2, 3]
     for a, b in zip(whole, killed, strict=True):
-        # Figures of an epoch that was resumed are put together from two means: float32 rounds differently.
+        # Figures of an epoch that was resumed are put together from two means: float32 rounds
+        # differently.
         names = [name for name in a if "second" not in name]
         assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, rel=1e-5)
 
@@ -112,7 +134,8 @@ def test_ten_kills_at_random_moments(tmp_path, strategy):
     options += ["--out", str(killed)]
     draw = random.Random(strategy)
     for number in range(10):
-        # within the next 17 of the 176 steps, and a little later; or as a checkpoint is written; or as it starts
+        # within the next 17 of the 176 steps, and a little later; or as a checkpoint is written; or
+        # as it starts
         moment = reached(killed, 17 * number + draw.randrange(17))
         if number in (3, 7):
             moment = writing(killed)
@@ -125,7 +148,10 @@ def test_ten_kills_at_random_moments(tmp_path, strategy):
 
 
 def variables(value=0.0):
-    return {"network/kernel": keras.Variable(np.full((3, 4), value, "float32")), "optimizer/steps": keras.Variable(7)}
+    return {
+        "network/kernel": keras.Variable(np.full((3, 4), value, "float32")),
+        "optimizer/steps": keras.Variable(7),
+    }
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path, caplog):
@@ -165,10 +191,14 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path):
     kept = Checkpoints(tmp_path, keep=2)
     kept.write(variables(1), Position(1), 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is then an error, as a full disk is
+    handler = signal.signal(
+        signal.SIGXFSZ, signal.SIG_IGN
+    )  # a file too large is then an error, as a full disk is
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
-        with pytest.raises(OSError, match="checkpoint of step 2 .* could not be written .* free some space"):
+        with pytest.raises(
+            OSError, match="checkpoint of step 2 .* could not be written .* free some space"
+        ):
             kept.write(variables(2), Position(2), 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

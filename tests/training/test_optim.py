@@ -1,4 +1,5 @@
-"""The schedule is timm's, AdamW is torch's and tensorflow-addons', the no-decay rule outlives a file."""
+"""The schedule is timm's, AdamW is torch's and tensorflow-addons', the no-decay rule outlives a
+file."""
 
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 
 import deit_tf
 from deit_tf.config import OptimConfig
-from deit_tf.training.optim import SGD, AdamW, WarmupCosine, build_optimizer, is_decayed, layer_scales, scaled_lr
+from deit_tf.training.optim import (
+    SGD,
+    AdamW,
+    WarmupCosine,
+    build_optimizer,
+    is_decayed,
+    layer_scales,
+    scaled_lr,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -51,9 +60,12 @@ def test_adamw_is_torchs(reference):
 
 
 def test_adamw_is_tensorflow_addons(reference):
-    # tensorflow-addons subtracts weight_decay * w where torch and Keras subtract lr * weight_decay * w.
+    # tensorflow-addons subtracts weight_decay * w where torch and Keras subtract lr * weight_decay
+    # * w.
     addons = np.load(GOLDEN / "tfa_reference.npz")["adamw_lr1e-2_wd5e-4"]
-    assert np.abs(trajectory(AdamW(1e-2, weight_decay=5e-4 / 1e-2), reference) - addons).max() < 1e-5
+    assert (
+        np.abs(trajectory(AdamW(1e-2, weight_decay=5e-4 / 1e-2), reference) - addons).max() < 1e-5
+    )
 
 
 def test_learning_rate_follows_the_batch():
@@ -68,7 +80,12 @@ def decayed_names(optimizer, model):
 def test_what_is_decayed():
     model = deit_tf.create_model("deit_test", num_classes=10)
     names = {v.path for v in model.trainable_variables if is_decayed(v)}
-    assert {"tokens/dist_token", "patch_embed/proj/kernel", "blocks.1/mlp/fc2/kernel", "head_dist/kernel"} <= names
+    assert {
+        "tokens/dist_token",
+        "patch_embed/proj/kernel",
+        "blocks.1/mlp/fc2/kernel",
+        "head_dist/kernel",
+    } <= names
     assert not any(n.endswith(("bias", "gamma", "beta", "pos_embed", "cls_token")) for n in names)
     # 2 blocks of 4 kernels, the patches, two heads, the distillation token.
     assert len(names) == 2 * 4 + 1 + 2 + 1
@@ -76,7 +93,10 @@ def test_what_is_decayed():
 
 def test_the_rule_outlives_a_file(tmp_path):
     model = deit_tf.create_model("deit_test", num_classes=10)
-    model.compile(build_optimizer(OptimConfig(), 8, 3, 10), keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.compile(
+        build_optimizer(OptimConfig(), 8, 3, 10),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
     model.train_on_batch(np.zeros((2, 32, 32, 3), "f"), np.eye(10, dtype="f")[:2])
     before = decayed_names(model.optimizer, model)
     model.save(tmp_path / "model.keras")
@@ -91,7 +111,9 @@ def test_decay_moves_only_what_is_decayed():
     optimizer = AdamW(1e-2, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     before = {v.path: np.array(v) for v in model.trainable_variables}
-    optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    optimizer.apply(
+        [keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables
+    )
     for v in model.trainable_variables:
         # One step with no gradient multiplies by 1 - lr * weight_decay.
         factor = 1 - 1e-2 * 0.5 if is_decayed(v) else 1.0
@@ -99,7 +121,8 @@ def test_decay_moves_only_what_is_decayed():
 
 
 def test_sgd_is_torchs(reference):
-    # torch in float64, at a falling learning rate: Keras's own keeps the rate in its momentum and would be off.
+    # torch in float64, at a falling learning rate: Keras's own keeps the rate in its momentum and
+    # would be off.
     torch = np.load(GOLDEN / "sgd_nesterov.npz")["trajectory"]
     falling = keras.optimizers.schedules.InverseTimeDecay(1e-2, decay_steps=1, decay_rate=1.0)
     difference = np.abs(trajectory(SGD(falling, weight_decay=1e-2), reference) - torch).max()
@@ -121,11 +144,20 @@ def test_the_originals_schedule_holds_and_lags(reference):
 def test_layers_below_learn_more_slowly():
     model = deit_tf.create_model("deit_test", num_classes=3)
     scales = dict(
-        zip((v.path for v in model.trainable_variables), layer_scales(model.trainable_variables, 0.5), strict=True)
+        zip(
+            (v.path for v in model.trainable_variables),
+            layer_scales(model.trainable_variables, 0.5),
+            strict=True,
+        )
     )
     assert scales["head/kernel"] == scales["head_dist/bias"] == scales["norm/gamma"] == 1
     assert scales["blocks.1/mlp/fc1/kernel"] == 0.5 and scales["blocks.0/norm1/beta"] == 0.25
-    assert scales["tokens/cls_token"] == scales["tokens/pos_embed"] == scales["patch_embed/proj/kernel"] == 0.125
+    assert (
+        scales["tokens/cls_token"]
+        == scales["tokens/pos_embed"]
+        == scales["patch_embed/proj/kernel"]
+        == 0.125
+    )
     assert set(scales.values()) == {1, 0.5, 0.25, 0.125}
 
 
@@ -136,7 +168,9 @@ def test_layer_decay_scales_the_whole_step(make):
         model = deit_tf.create_model("deit_test", num_classes=3)
         before = [np.array(v) for v in model.trainable_variables]
         optimizer = make(1e-2, weight_decay=0.5, layer_decay=layer_decay)
-        optimizer = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+        optimizer = keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(optimizer)
+        )
         optimizer.build(model.trainable_variables)
         optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
         return [np.array(v) - b for v, b in zip(model.trainable_variables, before, strict=True)]

@@ -1,4 +1,5 @@
-"""Many replicas train what one device trains; each case in a process of its own (tests/replica_cases.py)."""
+"""Many replicas train what one device trains; each case in a process of its own
+(tests/replica_cases.py)."""
 
 import json
 import os
@@ -20,10 +21,13 @@ from deit_tf.training.replicas import check_batch, is_chief, open_strategy
 
 CASES = Path(__file__).parent / "replica_cases.py"
 slow = pytest.mark.slow
-# Sums over two halves of a batch round otherwise than over the whole: seen 5e-7 where weights move by 0.008 to 0.26.
+# Sums over two halves of a batch round otherwise than over the whole: seen 5e-7 where weights move
+# by 0.008 to 0.26.
 SAME = 1e-5
 CONFIG = """
-model: {name: deit_test, image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3, drop_path_rate: 0.0}
+model:
+  {name: deit_test, image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3,
+   drop_path_rate: 0.0}
 data: {source: digits, batch_size: 64, crop_ratio: 1.0}
 augment: {recipe: light, hflip: 0.0, mixup: 0.8}
 optim: {lr: 1.6e-2, warmup_epochs: 1, ema_decay: 0.99, clip_norm: 0.5}
@@ -35,12 +39,16 @@ checkpoint: {every_steps: 4}
 
 
 def run(*arguments):
-    done = subprocess.run([sys.executable, CASES, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, CASES, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["hard", pytest.param("soft", marks=slow), pytest.param("none", marks=slow)])
+@pytest.mark.parametrize(
+    "kind", ["hard", pytest.param("soft", marks=slow), pytest.param("none", marks=slow)]
+)
 def test_two_replicas_make_the_same_update(kind):
     results = run("equality", kind)
     assert set(results) == {"sgd plain", "sgd everything", "adamw plain", "adamw everything"}
@@ -75,8 +83,15 @@ def test_replicas_micro_batches_and_steps_draw_masks_of_their_own():
 def test_keras_evaluate_counts_an_uneven_tail_exactly():
     one, two = run("evaluation")["figures"]
     assert one == pytest.approx(two, rel=1e-5)
-    assert set(one) == {"loss", "base_loss", "distillation_loss", "accuracy", "accuracy_cls", "accuracy_dist",
-                        "teacher_agreement"}  # fmt: skip
+    assert set(one) == {
+        "loss",
+        "base_loss",
+        "distillation_loss",
+        "accuracy",
+        "accuracy_cls",
+        "accuracy_dist",
+        "teacher_agreement",
+    }
     assert 0 < one["accuracy"] < 1 and (one["accuracy"] * 21) % 1 == pytest.approx(0, abs=1e-4)
 
 
@@ -92,7 +107,8 @@ def assert_same_run(one, other):
     lines = [[json.loads(line) for line in (out / "metrics.jsonl").open()] for out in (one, other)]
     for left, right in zip(*lines, strict=True):
         names = [name for name in left if "second" not in name]
-        # the 360 held-out images fill five batches and five eighths of a sixth: the tail leaves replica 1 short
+        # the 360 held-out images fill five batches and five eighths of a sixth: the tail leaves
+        # replica 1 short
         assert {n: left[n] for n in names} == pytest.approx({n: right[n] for n in names}, rel=1e-4)
 
 
@@ -118,15 +134,28 @@ def start_workers(folder, out):
     workers = []
     for index in range(2):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, CASES, "worker", folder / "config.yaml", out, folder / f"worker{index}.keras"]
-        with (folder / f"worker{index}.log").open("w") as log:  # a pipe that nobody reads would block
+        command = [
+            sys.executable,
+            CASES,
+            "worker",
+            folder / "config.yaml",
+            out,
+            folder / f"worker{index}.keras",
+        ]
+        with (folder / f"worker{index}.log").open(
+            "w"
+        ) as log:  # a pipe that nobody reads would block
             environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-            workers.append(subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment))
+            workers.append(
+                subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+            )
     return workers
 
 
 def wait(folder, workers):
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0], (folder / "worker0.log").read_text()[-3000:]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0], (
+        folder / "worker0.log"
+    ).read_text()[-3000:]
 
 
 def test_two_workers_equal_one_device(tmp_path):
@@ -150,14 +179,19 @@ def test_a_dead_worker_stops_the_other_and_both_go_on(tmp_path, victim):
         time.sleep(0.05)
     workers[victim].send_signal(signal.SIGKILL)
     assert workers[1 - victim].wait(timeout=60) == 2
-    assert "A worker of the cluster is gone at step" in (tmp_path / f"worker{1 - victim}.log").read_text()
+    assert (
+        "A worker of the cluster is gone at step"
+        in (tmp_path / f"worker{1 - victim}.log").read_text()
+    )
     wait(tmp_path, start_workers(tmp_path, tmp_path / "killed"))
     assert "Going on from" in (tmp_path / "worker0.log").read_text()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match="multiple of 3 replicas times 2 micro-batches; the nearest is 66"):
+    with pytest.raises(
+        ValueError, match="multiple of 3 replicas times 2 micro-batches; the nearest is 66"
+    ):
         check_batch(64, 3, 2)
 
 
@@ -172,7 +206,9 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 )
 def test_one_process_of_a_cluster_writes(jobs, task, writes):
     cluster = tf.train.ClusterSpec({job: ["127.0.0.1:1", "127.0.0.1:2"] for job in jobs})
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type=task[0], task_id=task[1])
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type=task[0], task_id=task[1]
+    )
     assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is writes
 
 

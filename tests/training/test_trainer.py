@@ -25,7 +25,9 @@ def data(images=32):
 
 def distiller(optimizer=None, **options):
     keras.utils.set_random_seed(0)
-    student = deit_tf.create_model("deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24)
+    student = deit_tf.create_model(
+        "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
+    )
     made = deit_tf.Distiller(student, kind="none")
     made.compile(optimizer or keras.optimizers.SGD(0.1, momentum=0.9), **options)
     return made
@@ -39,9 +41,14 @@ def weights(model):
     return np.concatenate([np.ravel(w) for w in model.get_weights()])
 
 
-@pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: AdamW(1e-3)])
+@pytest.mark.parametrize(
+    "make", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: AdamW(1e-3)]
+)
 def test_four_micro_batches_of_8_equal_one_batch_of_32(make):
-    whole, parts = distiller(make(), ema_decay=0.5), distiller(make(), ema_decay=0.5, micro_batches=4)
+    whole, parts = (
+        distiller(make(), ema_decay=0.5),
+        distiller(make(), ema_decay=0.5, micro_batches=4),
+    )
     a, b = fit(whole), fit(parts)
     assert np.abs(weights(whole.student) - weights(distiller().student)).max() > 1e-3
     # Sums in another order: float32.
@@ -53,17 +60,26 @@ def test_four_micro_batches_of_8_equal_one_batch_of_32(make):
 
 
 def test_micro_batches_must_divide_the_batch():
-    with pytest.raises(ValueError, match="must divide the 32 images of each replica. Received: micro_batches=5"):
+    with pytest.raises(
+        ValueError, match="must divide the 32 images of each replica. Received: micro_batches=5"
+    ):
         fit(distiller(micro_batches=5))
 
 
 def test_clipping_bounds_the_step():
-    plain, clipped = distiller(keras.optimizers.SGD(1.0)), distiller(keras.optimizers.SGD(1.0), clip_norm=0.05)
+    plain, clipped = (
+        distiller(keras.optimizers.SGD(1.0)),
+        distiller(keras.optimizers.SGD(1.0), clip_norm=0.05),
+    )
     start = weights(plain.student)
     norms = [fit(made, epochs=1)["gradient_norm"][0] for made in (plain, clipped)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-6) and norms[0] > 0.1  # told before it is clipped
+    assert (
+        norms[0] == pytest.approx(norms[1], rel=1e-6) and norms[0] > 0.1
+    )  # told before it is clipped
     steps = [weights(made.student) - start for made in (plain, clipped)]
-    assert np.linalg.norm(steps[1]) == pytest.approx(0.05, rel=1e-3)  # float32 weights of 0.02 lose some of a step
+    assert np.linalg.norm(steps[1]) == pytest.approx(
+        0.05, rel=1e-3
+    )  # float32 weights of 0.02 lose some of a step
     np.testing.assert_allclose(steps[1], steps[0] * 0.05 / norms[0], atol=1e-7)
 
 
@@ -76,15 +92,21 @@ def test_clipping_leaves_small_gradients_alone():
 def test_the_average_is_tensorflow_addons():
     reference = np.load(GOLDEN / "schedule_and_adamw.npz")
     first = reference["w0"].astype("float32")
-    network = keras.Sequential([keras.Input(first.shape[:1]), keras.layers.Dense(first[0].size, use_bias=False)])
+    network = keras.Sequential(
+        [keras.Input(first.shape[:1]), keras.layers.Dense(first[0].size, use_bias=False)]
+    )
     network.set_weights([first.reshape(len(first), -1)])
     average, optimizer = Ema(network, 0.9), keras.optimizers.SGD(1e-2)
     for gradient in reference["grads"].astype("float32"):
-        optimizer.apply([tf.reshape(gradient, network.weights[0].shape)], network.trainable_variables)
+        optimizer.apply(
+            [tf.reshape(gradient, network.weights[0].shape)], network.trainable_variables
+        )
         average.update(network, tf.constant(True))
     expected = np.load(GOLDEN / "tfa_reference.npz")["sgd_ema_0.9_final"]
     # 20 updates in float32.
-    np.testing.assert_allclose(np.ravel(average.network.get_weights()[0]), np.ravel(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        np.ravel(average.network.get_weights()[0]), np.ravel(expected), atol=1e-6
+    )
 
 
 def test_the_average_starts_at_the_first_weights_and_leaves_them_alone():
@@ -92,7 +114,9 @@ def test_the_average_starts_at_the_first_weights_and_leaves_them_alone():
     start = weights(made.student)
     fit(made, epochs=1), fit(plain, epochs=1)
     np.testing.assert_array_equal(weights(made.student), weights(plain.student))
-    np.testing.assert_allclose(weights(made.ema.network), 0.75 * start + 0.25 * weights(made.student), atol=1e-7)
+    np.testing.assert_allclose(
+        weights(made.ema.network), 0.75 * start + 0.25 * weights(made.student), atol=1e-7
+    )
 
 
 def test_the_average_is_no_part_of_what_is_saved(tmp_path):
@@ -105,7 +129,9 @@ def test_the_average_is_no_part_of_what_is_saved(tmp_path):
     np.testing.assert_array_equal(weights(loaded.student), weights(made.student))
 
 
-@pytest.mark.parametrize("learns, parts", [("^head(_dist)?/", {"head", "head_dist"}), ("/attn/", {"blocks.0"})])
+@pytest.mark.parametrize(
+    "learns, parts", [("^head(_dist)?/", {"head", "head_dist"}), ("/attn/", {"blocks.0"})]
+)
 def test_only_what_is_asked_for_learns(learns, parts):
     made = distiller(learns=learns)
     before = {w.path: np.array(w) for w in made.student.weights}
@@ -132,7 +158,9 @@ def test_bad_arguments(options, message):
 def test_both_heads_on_the_same_labels():
     images, labels = data(8)
     keras.utils.set_random_seed(0)
-    student = deit_tf.create_model("deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24)
+    student = deit_tf.create_model(
+        "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
+    )
     made = deit_tf.Distiller(student, kind="none", train_heads="both")
     made.compile(keras.optimizers.SGD(0.0))
     loss = made.evaluate(images, labels, batch_size=8, verbose=0, return_dict=True)["loss"]
@@ -146,19 +174,29 @@ def test_both_heads_on_the_same_labels():
 def test_a_batch_that_brings_its_teacher_along():
     images, labels = data(8)
     teacher_logits = np.random.default_rng(1).normal(size=(8, CLASSES)).astype("float32")
-    student = deit_tf.create_model("deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24)
+    student = deit_tf.create_model(
+        "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
+    )
     made = deit_tf.Distiller(student, kind="hard")
     made.compile(keras.optimizers.SGD(0.0))
     seen = made.evaluate(
-        images, {"labels": labels, "teacher_logits": teacher_logits}, batch_size=8, verbose=0, return_dict=True
+        images,
+        {"labels": labels, "teacher_logits": teacher_logits},
+        batch_size=8,
+        verbose=0,
+        return_dict=True,
     )
     log = np.log(keras.ops.softmax(deit_tf.heads(student)(images)["dist"]))
-    assert seen["distillation_loss"] == pytest.approx(-log[np.arange(8), teacher_logits.argmax(-1)].mean(), rel=1e-5)
+    assert seen["distillation_loss"] == pytest.approx(
+        -log[np.arange(8), teacher_logits.argmax(-1)].mean(), rel=1e-5
+    )
 
 
 def test_every_trainer_over_a_network_of_its_own_kind():
     images, labels = data(8)
-    network = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    network = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)]
+    )
     masked = deit_tf.create_masked_model("deit_test", image_size=SIZE, depth=1, embed_dim=24)
     hidden = np.tile([1.0, 0, 0, 1], (8, 1)).astype("float32")
     for made, batch in (
@@ -166,11 +204,17 @@ def test_every_trainer_over_a_network_of_its_own_kind():
         (MaskedTrainer(masked), ({"image": images, "mask": hidden},)),
     ):
         made.compile(keras.optimizers.SGD(0.01), ema_decay=0.5, micro_batches=2)
-        losses = made.fit(tf.data.Dataset.from_tensors(batch).repeat(4), verbose=0, epochs=2).history["loss"]
+        losses = made.fit(
+            tf.data.Dataset.from_tensors(batch).repeat(4), verbose=0, epochs=2
+        ).history["loss"]
         assert losses[1] < losses[0]
         averaged = made.over(made.ema.network)
         averaged.compile()
-        assert np.isfinite(averaged.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)["loss"])
+        assert np.isfinite(
+            averaged.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)[
+                "loss"
+            ]
+        )
 
 
 def test_numbered_masks_come_back():
@@ -181,6 +225,8 @@ def test_numbered_masks_come_back():
             draws.append(np.array(layer(x, training=True)))
     np.testing.assert_array_equal(draws[0], draws[2])
     assert (draws[0] != draws[1]).any()
-    assert (np.array(layer(x, training=True)) != np.array(layer(x, training=True))).any()  # Keras's own state again
+    assert (
+        np.array(layer(x, training=True)) != np.array(layer(x, training=True))
+    ).any()  # Keras's own state again
     with numbered_draw(tf.constant(7)):
         assert (np.array(DropPath(0.5, seed=4)(x, training=True)) != draws[0]).any()

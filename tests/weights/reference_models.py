@@ -1,7 +1,9 @@
-"""Run by an interpreter that has torch, timm and transformers: their models with random weights, and ours in them.
+"""Run by an interpreter that has torch, timm and transformers: their models with random weights,
+and ours in them.
 
 python reference_models.py make timm|huggingface NAME FOLDER     # weights, an image, the logits
-python reference_models.py load timm|huggingface FOLDER          # logits of a folder that was written here
+python reference_models.py load timm|huggingface FOLDER          # logits of a folder that was
+written here
 """
 
 import json
@@ -12,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# A build without its compiled operators, of which none is called here, does not import; once tried it is spoilt.
-if subprocess.run([sys.executable, "-c", "import torchvision"], stderr=subprocess.DEVNULL).returncode:
+# A build without its compiled operators, of which none is called here, does not import; once tried
+# it is spoilt.
+if subprocess.run(
+    [sys.executable, "-c", "import torchvision"], stderr=subprocess.DEVNULL
+).returncode:
     operators = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -46,7 +51,9 @@ def images(height, width):
 
 
 def save(folder, image, logits):
-    np.savez(folder / "reference.npz", image=image.permute(0, 2, 3, 1).numpy(), logits=logits.numpy())
+    np.savez(
+        folder / "reference.npz", image=image.permute(0, 2, 3, 1).numpy(), logits=logits.numpy()
+    )
 
 
 def make_timm(name, folder):
@@ -67,9 +74,17 @@ def make_huggingface(name, folder):
     size = int(name.split("_")[-1])
     distilled = "distilled" in name
     config = (transformers.DeiTConfig if distilled else transformers.ViTConfig)(
-        hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width, image_size=size, num_labels=1000
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        image_size=size,
+        num_labels=1000,
     )
-    kind = transformers.DeiTForImageClassificationWithTeacher if distilled else transformers.ViTForImageClassification
+    kind = (
+        transformers.DeiTForImageClassificationWithTeacher
+        if distilled
+        else transformers.ViTForImageClassification
+    )
     model = randomise(kind(config))
     model.save_pretrained(folder)
     image = images(size, size)
@@ -85,7 +100,9 @@ def load_timm(folder):
     image = images(*config["input_size"][1:])
     with torch.no_grad():
         save(folder, image, model(image))
-    (folder / "seen.json").write_text(json.dumps({k: config[k] for k in ("input_size", "crop_pct", "mean")}))
+    (folder / "seen.json").write_text(
+        json.dumps({k: config[k] for k in ("input_size", "crop_pct", "mean")})
+    )
 
 
 def load_huggingface(folder):
@@ -93,7 +110,9 @@ def load_huggingface(folder):
     from PIL import Image
 
     (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
-    model, info = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
+    model, info = getattr(transformers, architecture).from_pretrained(
+        folder, output_loading_info=True
+    )
     size = model.config.image_size
     image = images(*((size, size) if isinstance(size, int) else size))
     with torch.no_grad():
@@ -102,7 +121,10 @@ def load_huggingface(folder):
     photo = Image.open(folder / "photo.png")
     pixels = processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     np.save(folder / "pixels.npy", pixels)
-    seen = {"keys": [*map(list, (info["missing_keys"], info["unexpected_keys"]))], "labels": model.config.id2label}
+    seen = {
+        "keys": [*map(list, (info["missing_keys"], info["unexpected_keys"]))],
+        "labels": model.config.id2label,
+    }
     (folder / "seen.json").write_text(json.dumps(seen))
 
 

@@ -1,4 +1,5 @@
-"""Weights from files and into files: every kind that is read, every fault that is refused, and what it costs."""
+"""Weights from files and into files: every kind that is read, every fault that is refused, and what
+it costs."""
 
 import json
 import os
@@ -22,13 +23,20 @@ from deit_tf.zoo import restore_model
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Two float32 implementations of two blocks of width 48: rounding gives about 1e-6.
 TOLERANCE = 1e-5
-TIMM_PREPROCESSING = {"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9}
+TIMM_PREPROCESSING = {
+    "input_size": [3, 32, 32],
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "crop_pct": 0.9,
+}
 
 
 def golden(name):
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = dict(file)
-    state = {key.removeprefix("weight/"): a for key, a in arrays.items() if key.startswith("weight/")}
+    state = {
+        key.removeprefix("weight/"): a for key, a in arrays.items() if key.startswith("weight/")
+    }
     return arrays, state
 
 
@@ -51,9 +59,12 @@ def folder(tmp_path):
     arrays, state = golden("hf_deit_with_teacher")
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     config = {
-        "architectures": ["DeiTForImageClassificationWithTeacher"], "layer_norm_eps": 1e-12, "image_size": 32,
-        "num_attention_heads": 3, "id2label": {str(i): f"kind {i}" for i in range(10)},
-    }  # fmt: skip
+        "architectures": ["DeiTForImageClassificationWithTeacher"],
+        "layer_norm_eps": 1e-12,
+        "image_size": 32,
+        "num_attention_heads": 3,
+        "id2label": {str(i): f"kind {i}" for i in range(10)},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 36, "crop_size": 32}))
     return tmp_path
@@ -74,7 +85,9 @@ def test_a_folder_of_hugging_face(folder, caplog):
 @pytest.mark.parametrize("dtype, digits", [(np.float16, 11), (ml_dtypes.bfloat16, 8)])
 def test_half_precision_is_read_as_float32(tmp_path, dtype, digits):
     arrays, state = golden("timm_deit_distilled")
-    save_file({key: array.astype(dtype) for key, array in state.items()}, tmp_path / "half.safetensors")
+    save_file(
+        {key: array.astype(dtype) for key, array in state.items()}, tmp_path / "half.safetensors"
+    )
     tensors, facts = read_weights(tmp_path / "half.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
     # Half a unit in the last of `digits` binary places.
@@ -110,30 +123,53 @@ def test_the_grid_of_a_wide_checkpoint_is_told_by_its_config(tmp_path):
 @pytest.mark.parametrize("distilled", [True, False])
 @pytest.mark.parametrize("layout", ["timm", "huggingface"])
 def test_out_and_in_again_is_exact(tmp_path, layout, distilled):
-    model = deit_tf.create_model("deit_test", num_classes=4, distilled=distilled, layer_norm_eps=1e-6)
+    model = deit_tf.create_model(
+        "deit_test", num_classes=4, distilled=distilled, layer_norm_eps=1e-6
+    )
     labels = ["ant", "bee", "cat", "dog"]
-    out = write_weights(model, tmp_path / "out", layout=layout, labels=labels, preprocessing=TIMM_PREPROCESSING)
+    out = write_weights(
+        model, tmp_path / "out", layout=layout, labels=labels, preprocessing=TIMM_PREPROCESSING
+    )
     again = deit_tf.create_model("deit_test", distilled=distilled, weights=out)
     assert_same_weights(model, again)
     tensors, facts = read_weights(out)
-    assert facts.labels == tuple(labels) and facts.layer_norm_eps == 1e-6 and facts.image_size == (32, 32)
+    assert (
+        facts.labels == tuple(labels)
+        and facts.layer_norm_eps == 1e-6
+        and facts.image_size == (32, 32)
+    )
     assert describe(tensors) == {
-        "num_classes": 4, "image_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "mlp_ratio": 4.0,
+        "num_classes": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        "embed_dim": 48,
+        "depth": 2,
+        "mlp_ratio": 4.0,
         "distilled": distilled,
-    }  # fmt: skip
+    }
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
-    second = write_weights(again, tmp_path / "second", layout=layout, labels=labels, preprocessing=TIMM_PREPROCESSING)
+    second = write_weights(
+        again, tmp_path / "second", layout=layout, labels=labels, preprocessing=TIMM_PREPROCESSING
+    )
     assert (out / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
 def test_hugging_face_config_names_the_class_and_the_numbers(tmp_path):
-    plain = deit_tf.create_model("deit_test", num_classes=4, distilled=False, image_size=(32, 48), layer_norm_eps=1e-12)
+    plain = deit_tf.create_model(
+        "deit_test", num_classes=4, distilled=False, image_size=(32, 48), layer_norm_eps=1e-12
+    )
     out = write_weights(plain, tmp_path / "out", layout="huggingface", preprocessing={"size": 1})
     config = json.loads((out / "config.json").read_text())
-    assert config["architectures"] == ["ViTForImageClassification"] and config["model_type"] == "vit"
+    assert (
+        config["architectures"] == ["ViTForImageClassification"] and config["model_type"] == "vit"
+    )
     assert config["image_size"] == [32, 48] and config["layer_norm_eps"] == 1e-12
-    assert (config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]) == (48, 192, 2)
+    assert (config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]) == (
+        48,
+        192,
+        2,
+    )
     assert json.loads((out / "preprocessor_config.json").read_text()) == {"size": 1}
 
 
@@ -153,7 +189,9 @@ def test_what_is_there_is_not_overwritten_and_faults_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="`labels` must name the 4 classes"):
         write_weights(model, tmp_path / "new", labels=["one"], preprocessing={})
     with pytest.raises(TypeError):
-        write_weights(model, tmp_path / "new", layout="huggingface", preprocessing={"size": object()})
+        write_weights(
+            model, tmp_path / "new", layout="huggingface", preprocessing={"size": object()}
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -165,7 +203,9 @@ def test_keras_files_and_runs_give_their_trunk(tmp_path):
         assert_same_weights(source, same)
         assert same.get_layer("norm").epsilon == 1e-7
     other = deit_tf.create_model("deit_test", num_classes=2, weights=tmp_path)
-    np.testing.assert_array_equal(to_reference(other)["norm.weight"], to_reference(source)["norm.weight"])
+    np.testing.assert_array_equal(
+        to_reference(other)["norm.weight"], to_reference(source)["norm.weight"]
+    )
     assert other.output_shape == (None, 2)
 
 
@@ -173,7 +213,9 @@ def test_a_masked_model_gives_its_trunk(tmp_path):
     _, state = golden("hf_deit_masked")
     save_file(state, tmp_path / "model.safetensors")
     model = deit_tf.create_model("deit_test", num_classes=3, weights=tmp_path)
-    np.testing.assert_array_equal(to_reference(model)["cls_token"], state["deit.embeddings.cls_token"])
+    np.testing.assert_array_equal(
+        to_reference(model)["cls_token"], state["deit.embeddings.cls_token"]
+    )
 
 
 def test_heads_on_request(folder):
@@ -188,8 +230,12 @@ def test_only_classifiers_are_written(tmp_path):
     masked = deit_tf.create_masked_model("deit_test")
     with pytest.raises(ValueError, match="must be a classifier"):
         write_weights(masked, tmp_path / "out", layout="huggingface", preprocessing={})
-    with pytest.raises(ValueError, match="must be a classifier, a DeiT or RegNetY. Received: resnet8"):
-        write_weights(create_resnet("resnet8"), tmp_path / "out", preprocessing={})  # its head is named as a DeiT's
+    with pytest.raises(
+        ValueError, match="must be a classifier, a DeiT or RegNetY. Received: resnet8"
+    ):
+        write_weights(
+            create_resnet("resnet8"), tmp_path / "out", preprocessing={}
+        )  # its head is named as a DeiT's
     assert not (tmp_path / "out").exists()
 
 
@@ -200,7 +246,9 @@ def test_another_number_of_attention_heads_is_refused(tmp_path, form):
         model.save(out)
     else:
         write_weights(model, out, layout=form, preprocessing=TIMM_PREPROCESSING)
-    with pytest.raises(ValueError, match="`num_heads` must be 6, .* Received: num_heads=3 for 'deit_test'"):
+    with pytest.raises(
+        ValueError, match="`num_heads` must be 6, .* Received: num_heads=3 for 'deit_test'"
+    ):
         deit_tf.create_model("deit_test", weights=out)
     assert_same_weights(model, deit_tf.create_model("deit_test", num_heads=6, weights=out))
 
@@ -210,10 +258,17 @@ def test_attention_heads_are_guessed_of_published_shapes_alone(tmp_path):
     tiny = deit_tf.create_model("deit_tiny_patch16_224", num_classes=4, image_size=32)
     save_file(to_reference(tiny), file)
     restored, _ = restore_model(file)
-    assert restored.get_layer("blocks.0").num_heads == 3 and restored.input_shape == (None, 32, 32, 3)
+    assert restored.get_layer("blocks.0").num_heads == 3 and restored.input_shape == (
+        None,
+        32,
+        32,
+        3,
+    )
     shallow = deit_tf.create_model("deit_tiny_patch16_224", num_classes=4, image_size=32, depth=1)
     save_file(to_reference(shallow), file)
-    with pytest.raises(ValueError, match="number of attention heads is unknown. Pass the name of the model"):
+    with pytest.raises(
+        ValueError, match="number of attention heads is unknown. Pass the name of the model"
+    ):
         restore_model(file)
     (tmp_path / "config.json").write_text('{"num_attention_heads": 6}')
     assert restore_model(file)[0].get_layer("blocks.0").num_heads == 6
@@ -248,11 +303,18 @@ def test_faults_of_the_tensors_are_one_error(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as error:
         deit_tf.create_model("deit_test", weights=tmp_path)
-    for fault in ("missing: blocks.1", "extra: surplus", "misshapen: norm.weight (47,)", "not finite: norm.bias"):
+    for fault in (
+        "missing: blocks.1",
+        "extra: surplus",
+        "misshapen: norm.weight (47,)",
+        "not finite: norm.bias",
+    ):
         assert fault in str(error.value)
 
 
-@pytest.mark.parametrize("content, message", [("{", "is no JSON file"), ("[1]", "must hold one JSON object")])
+@pytest.mark.parametrize(
+    "content, message", [("{", "is no JSON file"), ("[1]", "must hold one JSON object")]
+)
 def test_a_damaged_config(folder, content, message):
     (folder / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -280,7 +342,9 @@ def test_the_hub_out_of_reach_says_how_to_place_a_file_by_hand(tmp_path, monkeyp
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="https://huggingface.co/facebook/nobody/tree/main") as error:
+    with pytest.raises(
+        FileNotFoundError, match="https://huggingface.co/facebook/nobody/tree/main"
+    ) as error:
         deit_tf.create_model("deit_test", weights="hf://facebook/nobody")
     assert "put them into one folder" in str(error.value) and "\n" not in str(error.value)
 
@@ -300,7 +364,10 @@ def test_the_hub_is_asked_for_safetensors_first(folder, monkeypatch):
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
         read_weights("hf://facebook/deit")
-    assert asked[1:] == [("facebook/deit", None, "model.safetensors"), ("facebook/deit", None, "pytorch_model.bin")]
+    assert asked[1:] == [
+        ("facebook/deit", None, "model.safetensors"),
+        ("facebook/deit", None, "pytorch_model.bin"),
+    ]
 
 
 def test_without_torch_a_pth_file_says_what_to_do(tmp_path, monkeypatch):
@@ -345,11 +412,16 @@ def test_the_original_pth(tmp_path, zipped):
     import argparse
 
     arrays, state = golden("timm_deit_distilled")
-    content = {"model": {f"module.{k}": torch.tensor(v) for k, v in state.items()}, "args": argparse.Namespace(lr=1)}
+    content = {
+        "model": {f"module.{k}": torch.tensor(v) for k, v in state.items()},
+        "args": argparse.Namespace(lr=1),
+    }
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     model = deit_tf.create_model("deit_test", weights=tmp_path / "x.pth")
     assert deviation(model(images(arrays)), arrays["logits_eval"]) < TOLERANCE
-    torch.save({"model": {k: torch.tensor(v).bfloat16() for k, v in state.items()}}, tmp_path / "x.pth")
+    torch.save(
+        {"model": {k: torch.tensor(v).bfloat16() for k, v in state.items()}}, tmp_path / "x.pth"
+    )
     assert read_weights(tmp_path / "x.pth")[0]["norm.bias"].dtype == np.float32
     torch.save({"epoch": 3}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
@@ -371,9 +443,12 @@ def test_loading_costs_at_most_the_checkpoint_beside_the_model(tmp_path):
     model = deit_tf.create_model("deit_small_distilled_patch16_224")
     out = write_weights(model, tmp_path / "out", layout="huggingface", preprocessing={})
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(out)], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", PEAK, str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )  # fmt: skip
+    )
     assert int(done.stdout.split()[-1]) <= (out / "model.safetensors").stat().st_size
 
 
@@ -384,7 +459,9 @@ def test_regnety_round_trip(tmp_path):
     noise = np.random.default_rng(0)
     for weight in model.weights:  # running statistics as well
         weight.assign(noise.uniform(0.5, 1.5, weight.shape))
-    out = write_weights(model, tmp_path / "out", labels=list("abcd"), preprocessing=TIMM_PREPROCESSING)
+    out = write_weights(
+        model, tmp_path / "out", labels=list("abcd"), preprocessing=TIMM_PREPROCESSING
+    )
     assert json.loads((out / "config.json").read_text())["architecture"] == "regnety_002"
     with pytest.raises(ValueError, match="has no name for stem.conv"):
         write_weights(model, tmp_path / "other", layout="huggingface", preprocessing={})
@@ -411,8 +488,12 @@ def test_teachers_from_weights(tmp_path):
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     expected = np.asarray(model(images))[:, [2, 0]]
     # In the teacher's own normalisation nothing is converted; two graphs of one float32 network.
-    np.testing.assert_allclose(teacher.logits(images, (0.5,) * 3, (0.5,) * 3), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="Teacher .* does not know these classes of the data: kind 9"):
+    np.testing.assert_allclose(
+        teacher.logits(images, (0.5,) * 3, (0.5,) * 3), expected, rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(
+        ValueError, match="Teacher .* does not know these classes of the data: kind 9"
+    ):
         load_teacher(str(folder), ("kind 9",))
     (folder / "config.json").unlink()
     alone = load_teacher(f"regnety_002:{folder / 'model.safetensors'}", ("a", "b", "c"))
@@ -428,7 +509,9 @@ def test_a_teacher_starts_from_weights(tmp_path):
     model, folder = regnety_folder(tmp_path / "timm", 3)
     tuned = build_teacher(TeacherConfig("regnety_002", weights=str(folder)), 5, image_size=32)
     assert tuned.output_shape == (None, 5)
-    np.testing.assert_array_equal(to_reference(tuned)["stem.conv.weight"], to_reference(model)["stem.conv.weight"])
+    np.testing.assert_array_equal(
+        to_reference(tuned)["stem.conv.weight"], to_reference(model)["stem.conv.weight"]
+    )
     with pytest.raises(ValueError, match="must be null for resnet8"):
         build_teacher(TeacherConfig("resnet8", weights=str(folder)), 5, image_size=32)
 

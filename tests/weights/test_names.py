@@ -19,7 +19,9 @@ def golden(name):
 
 
 def weights(arrays):
-    return {key.removeprefix("weight/"): a for key, a in arrays.items() if key.startswith("weight/")}
+    return {
+        key.removeprefix("weight/"): a for key, a in arrays.items() if key.startswith("weight/")
+    }
 
 
 def difference(value, reference):
@@ -35,7 +37,9 @@ def model_for(**config):
     return deit_tf.create_model("deit_test", num_classes=10, **config)
 
 
-@pytest.mark.parametrize("name, size", [("timm_deit_distilled", 32), ("timm_deit_distilled_32x48", (32, 48))])
+@pytest.mark.parametrize(
+    "name, size", [("timm_deit_distilled", 32), ("timm_deit_distilled_32x48", (32, 48))]
+)
 def test_timm_distilled(name, size):
     arrays = golden(name)
     model = model_for(image_size=size)
@@ -68,7 +72,10 @@ def test_huggingface():
 def test_pos_embed_resize(size):
     arrays = golden("pos_embed_resize")
     new = tuple(map(int, size.split("x")))
-    assert difference(resize_pos_embed(arrays["grid_14x14"], (14, 14), new), arrays[f"to_{size}"]) < TOLERANCE
+    assert (
+        difference(resize_pos_embed(arrays["grid_14x14"], (14, 14), new), arrays[f"to_{size}"])
+        < TOLERANCE
+    )
 
 
 def test_load_resizes_the_patches_and_keeps_the_tokens():
@@ -77,7 +84,9 @@ def test_load_resizes_the_patches_and_keeps_the_tokens():
     load_reference(model, state)
     pos_embed = to_reference(model)["pos_embed"]
     np.testing.assert_array_equal(pos_embed[:, :2], state["pos_embed"][:, :2])
-    np.testing.assert_array_equal(pos_embed[:, 2:], resize_pos_embed(state["pos_embed"][:, 2:], (4, 4), (4, 8)))
+    np.testing.assert_array_equal(
+        pos_embed[:, 2:], resize_pos_embed(state["pos_embed"][:, 2:], (4, 4), (4, 8))
+    )
 
 
 @pytest.mark.parametrize("layout", ["timm", "huggingface"])
@@ -99,7 +108,9 @@ def test_heads_can_be_left_as_they_are():
     model = deit_tf.create_model("deit_test", num_classes=7)
     before = to_reference(model)
     load_reference(model, weights(golden("timm_deit_distilled")), heads="new")
-    np.testing.assert_array_equal(to_reference(model)["head_dist.weight"], before["head_dist.weight"])
+    np.testing.assert_array_equal(
+        to_reference(model)["head_dist.weight"], before["head_dist.weight"]
+    )
     assert np.abs(to_reference(model)["cls_token"] - before["cls_token"]).max() > 0.1
 
 

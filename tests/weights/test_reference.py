@@ -1,6 +1,8 @@
-"""Every variant against timm and transformers themselves, with random weights; and our folders loaded there.
+"""Every variant against timm and transformers themselves, with random weights; and our folders
+loaded there.
 
-They run in an interpreter of their own: that of DEIT_TF_REFERENCE_PYTHON, else this one. Without them: skipped.
+They run in an interpreter of their own: that of DEIT_TF_REFERENCE_PYTHON, else this one. Without
+    them: skipped.
 """
 
 import json
@@ -21,7 +23,11 @@ from deit_tf.zoo import create_regnety, restore_model
 
 PYTHON = os.environ.get("DEIT_TF_REFERENCE_PYTHON", sys.executable)
 SCRIPT = Path(__file__).parent / "reference_models.py"
-PUBLISHED = [name for name in deit_tf.list_models() if name.startswith("deit_") and name[-3:] in ("224", "384")]
+PUBLISHED = [
+    name
+    for name in deit_tf.list_models()
+    if name.startswith("deit_") and name[-3:] in ("224", "384")
+]
 # Float32 sums of up to 3072 terms in another order, over twelve blocks; logits are of size 1.
 TOLERANCE = 1e-5
 PROCESSOR = deit_tf.ImageProcessor
@@ -31,7 +37,10 @@ pytestmark = pytest.mark.reference
 
 @cache
 def available() -> bool:
-    code = "import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ('torch', 'timm', 'transformers'))))"
+    code = (
+        "import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ('torch', 'timm', "
+        "'transformers'))))"
+    )
     return subprocess.run([PYTHON, "-c", code]).returncode == 0
 
 
@@ -42,14 +51,18 @@ def reference():
 
 
 def run(*arguments):
-    done = subprocess.run([PYTHON, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [PYTHON, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def difference(model, folder):
     with np.load(folder / "reference.npz") as file:
         reference = file["logits"]
-        return np.abs(np.asarray(model(file["image"])) - reference).max() / max(1.0, np.abs(reference).max())
+        return np.abs(np.asarray(model(file["image"])) - reference).max() / max(
+            1.0, np.abs(reference).max()
+        )
 
 
 @pytest.mark.parametrize("library, eps", [("timm", 1e-6), ("huggingface", 1e-12)])
@@ -78,10 +91,18 @@ def test_regnety(tmp_path, name):
     "size, protocol", [(32, "deit"), (32, "huggingface"), ((32, 48), "deit"), (384, "huggingface")]
 )
 def test_transformers_loads_what_was_converted(tmp_path, distilled, size, protocol):
-    model = deit_tf.create_model("deit_test", num_classes=4, image_size=size, distilled=distilled, layer_norm_eps=1e-6)
+    model = deit_tf.create_model(
+        "deit_test", num_classes=4, image_size=size, distilled=distilled, layer_norm_eps=1e-6
+    )
     processor = PROCESSOR(size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).with_protocol(protocol)
     out, labels = tmp_path / "out", ["ant", "bee", "cat", "dog"]
-    write_weights(model, out, layout="huggingface", labels=labels, preprocessing=processor.to_preprocessor_config())
+    write_weights(
+        model,
+        out,
+        layout="huggingface",
+        labels=labels,
+        preprocessing=processor.to_preprocessor_config(),
+    )
     photo = load_sample_images().images[0]
     Image.fromarray(photo).save(out / "photo.png")
     run("load", "huggingface", out)
@@ -89,7 +110,9 @@ def test_transformers_loads_what_was_converted(tmp_path, distilled, size, protoc
     assert seen == {"keys": [[], []], "labels": dict(zip("0123", labels, strict=True))}
     assert difference(model, out) < TOLERANCE
     # One grey level, in units of the smallest deviation.
-    assert np.abs(np.load(out / "pixels.npy") - processor.batch([photo])[0]).max() <= 1.01 / 255 / 0.2
+    assert (
+        np.abs(np.load(out / "pixels.npy") - processor.batch([photo])[0]).max() <= 1.01 / 255 / 0.2
+    )
 
 
 @pytest.mark.parametrize("name, options", [
@@ -99,8 +122,17 @@ def test_transformers_loads_what_was_converted(tmp_path, distilled, size, protoc
 def test_timm_loads_what_was_converted(tmp_path, name, options):
     model = deit_tf.create_model(name, num_classes=4, **options)
     processor = PROCESSOR(model.input_shape[1:3], mean=(0.4, 0.5, 0.6)).with_protocol("timm")
-    out = write_weights(model, tmp_path / "out", layout="timm", preprocessing=processor.to_preprocessor_config("timm"))
+    out = write_weights(
+        model,
+        tmp_path / "out",
+        layout="timm",
+        preprocessing=processor.to_preprocessor_config("timm"),
+    )
     run("load", "timm", out)
     assert difference(model, out) < TOLERANCE
     seen = json.loads((out / "seen.json").read_text())
-    assert seen == {"input_size": [3, *model.input_shape[1:3]], "crop_pct": 0.9, "mean": [0.4, 0.5, 0.6]}
+    assert seen == {
+        "input_size": [3, *model.input_shape[1:3]],
+        "crop_pct": 0.9,
+        "mean": [0.4, 0.5, 0.6],
+    }
