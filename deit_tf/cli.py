@@ -271,7 +271,7 @@ def _report_parser() -> ArgumentParser:
     parser.add_argument("run", help="a run directory")
     parser.add_argument("--out", help="the file to write; report.html in the run by default")
     parser.add_argument(
-        "--exports", help="a folder of exported artefacts, besides those in the run"
+        "--exports", help="a folder of exported artifacts, besides those in the run"
     )
     return parser
 

@@ -101,7 +101,7 @@ class DataConfig:
         holdout: Share of each class kept for evaluation where a folder has no `val/`.
         verify: Decode every file of a folder once and leave out, with a report, what is no image.
         batch_size: Images per step, over all devices.
-        crop_ratio: Evaluation resizes the short side to size / crop_ratio before the centre crop.
+        crop_ratio: Evaluation resizes the short side to size / crop_ratio before the center crop.
         mean: Mean of the pixels scaled to 0..1, per channel.
         std: Their standard deviation, per channel.
         num_parallel_calls: Images prepared at a time, at least 1; -1 lets tf.data choose.
@@ -372,7 +372,7 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """What masked image modelling hides (SimMIM, section 3.2).
+    """What masked image modeling hides (SimMIM, section 3.2).
 
     Args:
         unit: Side of a hidden square in pixels; a multiple of the patch that divides the image.
@@ -389,7 +389,7 @@ class TrainConfig:
 
     Args:
         task: `classify` learns labels, with or without a teacher; `masked` pre-trains the trunk
-            without labels, by masked image modelling.
+            without labels, by masked image modeling.
         model: The student.
         data: Its images.
         augment: Their augmentation.

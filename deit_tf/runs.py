@@ -45,7 +45,7 @@ class Run:
 
     Args:
         name: What to call it.
-        model: The network, from normalised images to logits.
+        model: The network, from normalized images to logits.
         processor: What it expects of its images.
         labels: Class names by label; None where nothing tells them.
         config: How it was trained; None for a model file that is not in a run.
@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def samples(self) -> np.ndarray | None:
-        """Up to 32 held-out images, float32 [n, H, W, 3], normalised; None where the data is not at
+        """Up to 32 held-out images, float32 [n, H, W, 3], normalized; None where the data is not at
         hand.
         """
         if self.config is None:

@@ -282,7 +282,7 @@ def _teacher(config: TrainConfig, labels: tuple[str, ...]) -> Teacher | None:
 
 
 def _masked_task(config: TrainConfig, sources: tuple[Source, Source]) -> Task:
-    """Pre-train a trunk by masked image modelling (SimMIM)."""
+    """Pre-train a trunk by masked image modeling (SimMIM)."""
     network = create_masked_model(config.model.name, **config.model.overrides())
     if config.model.init == "mimetic":
         mimetic_init(network, config.seed)
@@ -322,7 +322,7 @@ def _batches(
     sources: tuple[Source, Source],
     cache: Cache | None = None,
 ) -> tuple[Callable[[int], tf.data.Dataset], tf.data.Dataset]:
-    """Labelled batches to train on, from a step on, and those to evaluate on; with the teacher's
+    """Labeled batches to train on, from a step on, and those to evaluate on; with the teacher's
     labels of `cache`.
     """
     training, held_out = sources

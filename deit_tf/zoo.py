@@ -42,7 +42,7 @@ def create_model(
             are kept where they have as many classes.
         **overrides: Other fields of `ModelConfig`, such as `patch_size` or `layer_norm_eps`.
     Returns:
-        A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
+        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name (with the nearest ones), an unknown field, or numbers that
             make no model; for weights that are damaged or do not fit, in their number of attention
@@ -105,7 +105,7 @@ def create_regnety(
         image_size: Height and width in pixels, or one number for a square.
         weights: What `read_weights` takes, such as `hf://timm/regnety_160.deit_in1k`.
     Returns:
-        A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
+        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name, with the nearest ones; for weights that do not fit.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.

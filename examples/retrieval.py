@@ -1,4 +1,4 @@
-"""Find the nearest neighbours of every picture in a folder, by the class token of a DeiT, and say
+"""Find the nearest neighbors of every picture in a folder, by the class token of a DeiT, and say
 how good they are.
 
     python examples/retrieval.py photos runs/student --k 5
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("folder", help="a folder of class folders")
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--show", type=int, default=3, help="pictures whose neighbours are printed")
+    parser.add_argument("--show", type=int, default=3, help="pictures whose neighbors are printed")
     given = parser.parse_args()
 
     run = load_run(given.run)
@@ -39,7 +39,7 @@ def main() -> None:
     tokens = tokens - tokens.mean(0)  # what all pictures have in common tells none from another
     tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)
     similarity = tokens @ tokens.T  # [n, n]
-    np.fill_diagonal(similarity, -np.inf)  # a picture is not its own neighbour
+    np.fill_diagonal(similarity, -np.inf)  # a picture is not its own neighbor
     nearest = np.argsort(-similarity, axis=-1)[:, : given.k]  # [n, k]
 
     names = np.array(source.class_names)

@@ -5,7 +5,7 @@ of 32 pixels.
     deit-tf train --config configs/cifar10_small.yaml --data.source photos --distill.teacher
     teacher.keras
 
-Its images are normalised by ImageNet's mean and std, as the student's are.
+Its images are normalized by ImageNet's mean and std, as the student's are.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def conv(x, channels: int, stride: int = 1):
 
 
 def build_network(classes: int) -> keras.Model:
-    """Eleven layers, three residual branches: images [B, 32, 32, 3], normalised, to logits [B,
+    """Eleven layers, three residual branches: images [B, 32, 32, 3], normalized, to logits [B,
     C].
     """
     image = keras.Input((32, 32, 3), name="image")

@@ -31,11 +31,11 @@ from deit_tf.exporting.tflite import SUFFIX, VARIANTS, Variant, float32_twin, lo
 from deit_tf.runs import Run, load_run
 
 BATCH = 8
-# Of a float32 artefact, as `export_saved_model` has it; the kernels are Keras's own, in other
+# Of a float32 artifact, as `export_saved_model` has it; the kernels are Keras's own, in other
 # batches.
 EXACT = VARIANTS["float32"]
 COLUMNS = (
-    "artefact",
+    "artifact",
     "max diff.",
     "mean diff.",
     "rel. RMS",
@@ -61,11 +61,11 @@ OTHER = Path(__file__).with_name("other_tensorflow.py")
 
 @dataclass(frozen=True)
 class Answer:
-    """What one artefact says of the pictures.
+    """What one artifact says of the pictures.
 
     Args:
         name: What to call it.
-        logits: From nothing to [n, C]; called once, so that one artefact's failure is a row and not
+        logits: From nothing to [n, C]; called once, so that one artifact's failure is a row and not
             the end.
         limits: What it may differ by, an entry of `VARIANTS`.
     """
@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the table; exit status 1 where an artefact disagrees beyond its limit, or does not
+    """Print the table; exit status 1 where an artifact disagrees beyond its limit, or does not
     answer.
     """
     args = parse()
@@ -119,7 +119,7 @@ def main() -> None:
         answers = list(found(args, run, pictures))
         if not answers:
             raise ValueError(
-                "Nothing to compare. Pass --exports DIR with artefacts in it, or --server "
+                "Nothing to compare. Pass --exports DIR with artifacts in it, or --server "
                 "HOST:PORT."
             )
     except (OSError, ValueError) as error:
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def found(args: argparse.Namespace, run: Run, pictures: Pictures) -> Iterator[Answer]:
-    """Every artefact below the folders of exports, then the server."""
+    """Every artifact below the folders of exports, then the server."""
     for folder in map(Path, args.exports):
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
@@ -155,7 +155,7 @@ def found(args: argparse.Namespace, run: Run, pictures: Pictures) -> Iterator[An
 def compare(
     run: Run, pictures: Pictures, answers: list[Answer]
 ) -> tuple[list[tuple[str, ...]], bool]:
-    """A row per artefact, the first Keras's own, and whether all keep their limits."""
+    """A row per artifact, the first Keras's own, and whether all keep their limits."""
     model = float32_twin(run.model)  # as it was exported
     keras_says = _in_batches(lambda batch: model(batch, training=False), pictures.images)  # [n, C]
     rows = [("Keras", *[""] * 7, _accuracy(keras_says, pictures.labels), "")]

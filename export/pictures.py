@@ -1,4 +1,4 @@
-"""Pictures of a run's own data, ready for its model: to compare artefacts on, and to calibrate
+"""Pictures of a run's own data, ready for its model: to compare artifacts on, and to calibrate
 on.
 """
 
@@ -15,11 +15,11 @@ from deit_tf.runs import Run
 
 @dataclass(frozen=True)
 class Pictures:
-    """The same pictures in every form that an artefact takes.
+    """The same pictures in every form that an artifact takes.
 
     Args:
         encoded: The bytes of n files.
-        images: float32 [n, H, W, 3], normalised as the model wants them.
+        images: float32 [n, H, W, 3], normalized as the model wants them.
         labels: int64 [n], the true classes.
     """
 

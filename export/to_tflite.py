@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
         "--variants", default="float32", help=f"of {','.join(VARIANTS)} (default: float32)"
     )
     parser.add_argument(
-        "--input", choices=INPUTS, default="float32", help="normalised images, or pixels 0..255"
+        "--input", choices=INPUTS, default="float32", help="normalized images, or pixels 0..255"
     )
     parser.add_argument(
         "--source", help="pictures, as `data.source` of a config (default: the run's own)"

@@ -654,7 +654,7 @@ def test_a_teacher_of_keras_applications_trains(tmp_path):
     )
     model = keras.saving.load_model(tmp_path / "teacher" / "teacher.keras")
     assert model.output_shape == (None, 10)
-    # Normalised images of pixels 0 and 255 reach MobileNetV2 as -1 and 1.
+    # Normalized images of pixels 0 and 255 reach MobileNetV2 as -1 and 1.
     black = (0.0 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     inner = keras.Model(model.input, model.get_layer("renormalize").output)
     np.testing.assert_allclose(

@@ -51,7 +51,7 @@ _DCT_GAP = 4.0
 
 
 def fill_of(mean: Triple) -> tuple[int, ...]:
-    """Grey level per channel that geometry leaves behind: (124, 116, 104) for ImageNet's mean."""
+    """Gray level per channel that geometry leaves behind: (124, 116, 104) for ImageNet's mean."""
     return tuple(round(255 * channel) for channel in mean)
 
 
@@ -192,7 +192,7 @@ def rand_augment(
         image: uint8 [H, W, 3], 0..255.
         seed: Two whole numbers; the result is a pure function of them.
         policy: What to draw.
-        fill: Grey level per channel where geometry leaves nothing.
+        fill: Gray level per channel where geometry leaves nothing.
     Returns:
         uint8 [H, W, 3].
     """

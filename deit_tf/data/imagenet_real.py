@@ -54,12 +54,12 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
         raise ValueError(
             f"{file} tells of {len(truth)} images; {paths[np.argmax(places)].name} is beyond them."
         )
-    labelled = [
+    labeled = [
         (str(path), place) for path, place in zip(paths, places, strict=True) if truth[place]
     ]
-    if not labelled:
+    if not labeled:
         raise ValueError(f"{file} has no label for any image of {folder}.")
-    files, labels = (tf.constant(column) for column in zip(*labelled, strict=True))
+    files, labels = (tf.constant(column) for column in zip(*labeled, strict=True))
 
     def read(_):
         pairs = tf.data.Dataset.from_tensor_slices((files, tf.cast(labels, tf.int64)))
@@ -67,5 +67,5 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
             lambda i, pair: {"index": i, "image": tf.io.read_file(pair[0]), "label": pair[1]}
         )
 
-    log.info("%d of %d images have labels in %s", len(labelled), len(paths), file)
-    return Source(str(folder), (), len(labelled), read), truth
+    log.info("%d of %d images have labels in %s", len(labeled), len(paths), file)
+    return Source(str(folder), (), len(labeled), read), truth

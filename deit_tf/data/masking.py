@@ -1,4 +1,4 @@
-"""Which patches of an image are hidden in masked image modelling: a pure function of a seed.
+"""Which patches of an image are hidden in masked image modeling: a pure function of a seed.
 
 SimMIM (Xie et al. 2022), section 3.2, random masking; microsoft/SimMIM data/data_simmim.py,
 MaskGenerator.

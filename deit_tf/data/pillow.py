@@ -11,13 +11,13 @@ from PIL import Image
 
 from deit_tf.data.preprocess import ImageProcessor
 
-# Grey levels that `ImageProcessor.crop` may differ by: one of the decoder, two of the passes of the
+# Gray levels that `ImageProcessor.crop` may differ by: one of the decoder, two of the passes of the
 # resize.
 MOST_LEVELS = 3
 
 
 def crop_by_pillow(encoded: bytes, processor: ImageProcessor) -> np.ndarray:
-    """Decode, resize and centre-crop the bytes of an image file to uint8 [*processor.size, 3]."""
+    """Decode, resize and center-crop the bytes of an image file to uint8 [*processor.size, 3]."""
     with Image.open(io.BytesIO(encoded)) as file:
         image = file.convert("RGB")
     (width, height), before = image.size, processor.before_crop

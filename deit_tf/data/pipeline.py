@@ -55,7 +55,7 @@ def train_dataset(
         seed: Seed of everything that is drawn.
         first_step: Steps to leave out at the start, to resume exactly.
     Returns:
-        Batches of float32 [B, H, W, 3], normalised, and float32 [B, C], rows summing to 1.
+        Batches of float32 [B, H, W, 3], normalized, and float32 [B, C], rows summing to 1.
     Raises:
         ValueError: If there are fewer images than a batch, or the augmentation makes no sense.
     Differs: the original repeats images in distributed training alone, and drops what does not
@@ -91,7 +91,7 @@ def masked_dataset(
     seed: int = 0,
     first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Shuffle, augment and mask, for masked image modelling; labels, mixup and CutMix play no part.
+    """Shuffle, augment and mask, for masked image modeling; labels, mixup and CutMix play no part.
 
     Args:
         source: The images.
@@ -163,7 +163,7 @@ def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) ->
         data: Batch size and parallelism.
         processor: What the model expects.
     Returns:
-        Batches of float32 [B, H, W, 3], normalised, and int64 [B]; the last may be smaller.
+        Batches of float32 [B, H, W, 3], normalized, and int64 [B]; the last may be smaller.
     """
     items = source.read(None).map(
         lambda item: (processor(item["image"]), item["label"]), _calls(data)
@@ -180,7 +180,7 @@ def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[
         processor: What the model expects.
         count: How many.
     Returns:
-        Each item of `source.read`, as NumPy, with its image float32 [H, W, 3], normalised.
+        Each item of `source.read`, as NumPy, with its image float32 [H, W, 3], normalized.
     Raises:
         ValueError: If no image decodes.
     """

@@ -15,10 +15,10 @@ import keras_cv
 import tensorflow as tf
 
 Scalar = tf.Tensor | float
-Fill = Sequence[float]  # one grey level per channel, 0..255
+Fill = Sequence[float]  # one gray level per channel, 0..255
 
 _RANGE = (0, 255)
-# Pillow's fixed-point grey, r * 19595 + g * 38470 + b * 7471 over 65536, is exact in float32.
+# Pillow's fixed-point gray, r * 19595 + g * 38470 + b * 7471 over 65536, is exact in float32.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 _BLUR_TAPS = 13  # three boxes of 5: Pillow's Gaussian up to a radius of 2.4 pixels
 _RESIZE_BLOCK = 8  # output rows per small matrix product; 8 is the fastest of 8..56 at 224 pixels
@@ -136,17 +136,17 @@ class SolarizeAdd(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
 
 
 class Contrast(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
-    """Pillow's contrast around the rounded grey mean. keras-cv's is per channel: off by up to 116
+    """Pillow's contrast around the rounded gray mean. keras-cv's is per channel: off by up to 116
     levels.
     """
 
     def augment_images(self, images, transformations, **kwargs):
-        """Blend uint8 [B, H, W, 3] with its mean grey; `factors` 1 changes nothing."""
+        """Blend uint8 [B, H, W, 3] with its mean gray; `factors` 1 changes nothing."""
         factor = tf.cast(transformations["factors"], tf.float32)
-        grey = tf.floor(
+        gray = tf.floor(
             tf.add_n([_float(images[..., c]) * luma for c, luma in enumerate(_LUMA)]) + 0.5
         )
-        mean = tf.floor(tf.reduce_mean(grey, axis=(1, 2)) + 0.5)[:, None, None, None]
+        mean = tf.floor(tf.reduce_mean(gray, axis=(1, 2)) + 0.5)[:, None, None, None]
         return _truncate(mean + factor * (_float(images) - mean))
 
 
@@ -356,14 +356,14 @@ def solarize_add(image: tf.Tensor, addition: Scalar) -> tf.Tensor:
 
 
 def color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    """Blend with the grey image (ImageEnhance.Color), by keras-cv's kernel. Error: at most 1
+    """Blend with the gray image (ImageEnhance.Color), by keras-cv's kernel. Error: at most 1
     level.
     """
     return _truncate(_apply("color", _float(image), 1.0 - factor))
 
 
 def contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    """Blend with the mean grey (ImageEnhance.Contrast). Exact up to float32: at most 1 level."""
+    """Blend with the mean gray (ImageEnhance.Contrast). Exact up to float32: at most 1 level."""
     return _apply("contrast", image, {"factors": factor})
 
 

@@ -40,7 +40,7 @@ def height_width(size: Size) -> tuple[int, int]:
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file to uint8 [H, W, 3], 0..255.
 
-    Grey images get three equal channels; an alpha channel is dropped.
+    Gray images get three equal channels; an alpha channel is dropped.
 
     Args:
         encoded: tf.string [], the bytes of the file.
@@ -50,7 +50,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     """
 
     def jpeg() -> tf.Tensor:
-        # TensorFlow's default IDCT is off by up to 21 grey levels from libjpeg's own, which Pillow
+        # TensorFlow's default IDCT is off by up to 21 gray levels from libjpeg's own, which Pillow
         # uses.
         return tf.io.decode_jpeg(encoded, CHANNELS, dct_method="INTEGER_ACCURATE")
 
@@ -73,7 +73,7 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
 def resize(
     image: tf.Tensor, size: Sequence[int | tf.Tensor], interpolation: str = "bicubic"
 ) -> tf.Tensor:
-    """Resize uint8 [H, W, 3] to uint8 [*size, 3] with antialias, within one grey level of Pillow.
+    """Resize uint8 [H, W, 3] to uint8 [*size, 3] with antialias, within one gray level of Pillow.
 
     One axis after the other, halves rounded up in between, as Pillow does; both at once is off by
     up to 15 levels at sharp edges, where the bicubic kernel overshoots, and without antialias by up
@@ -124,7 +124,7 @@ class ImageProcessor:
     Args:
         image_size: Height and width of the result in pixels, or one number for a square.
         crop_ratio: The image is first resized to image_size / crop_ratio (short side; both sides
-            where the result is not square), then cropped in the centre. 0.875 is the original's.
+            where the result is not square), then cropped in the center. 0.875 is the original's.
         mean: Mean of the pixels scaled to 0..1, per channel.
         std: Their standard deviation, per channel.
         resize_to: Instead of `crop_ratio`: the short side in pixels before the crop, or a pair
@@ -205,7 +205,7 @@ class ImageProcessor:
         return cls(image_size, data.crop_ratio, data.mean, data.std)
 
     def with_protocol(self, protocol: str) -> "ImageProcessor":
-        """The same normalisation with the resize and crop of a published evaluation.
+        """The same normalization with the resize and crop of a published evaluation.
 
         Raises:
             ValueError: If `protocol` is none of `PROTOCOLS`.
@@ -256,13 +256,13 @@ class ImageProcessor:
         return f"{how}, {self.interpolation}, center crop {self.size[0]} x {self.size[1]}"
 
     def crop(self, image: tf.Tensor) -> tf.Tensor:
-        """Resize and centre-crop uint8 [H, W, 3] to uint8 [*size, 3]."""
+        """Resize and center-crop uint8 [H, W, 3] to uint8 [*size, 3]."""
         before = self.before_crop
         step = resize_short_side if isinstance(before, int) else resize
         return center_crop(step(image, before, self.interpolation), self.size)
 
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
-        """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalised."""
+        """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalized."""
         return normalize(self.crop(decode_image(encoded)), self.mean, self.std)
 
     def batch(self, images: Any) -> np.ndarray:
@@ -272,7 +272,7 @@ class ImageProcessor:
             images: One or a sequence, mixed at will, of: a path; the bytes of a file; a PIL image;
                 a uint8 array [H, W, 3], [H, W, 1] or [H, W].
         Returns:
-            float32 [n, *size, 3], normalised.
+            float32 [n, *size, 3], normalized.
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If an image cannot be read; it is named.

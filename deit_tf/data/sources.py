@@ -1,4 +1,4 @@
-"""Labelled image files that are not yet decoded: a folder, a TensorFlow Datasets builder,
+"""Labeled image files that are not yet decoded: a folder, a TensorFlow Datasets builder,
 scikit-learn's digits.
 
 A source knows paths, labels and class names, and nothing of pixels, batches or models.
@@ -26,7 +26,7 @@ NAMED = 5  # files named in a report
 
 @dataclass(frozen=True)
 class Source:
-    """One split of labelled images.
+    """One split of labeled images.
 
     Args:
         name: What to call it in messages.

@@ -40,10 +40,10 @@ class Distiller(Trainer):
             teacher's; leave it 0 where the data is smoothed already.
         train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the
             labels, `both` each head by itself.
-        mean: Mean of the student's normalisation, so that the teacher can undo it.
+        mean: Mean of the student's normalization, so that the teacher can undo it.
         std: Its standard deviation.
     Call arguments:
-        images: float32 [B, H, W, 3], normalised; in `fit` with labels int [B] or float [B, C], or
+        images: float32 [B, H, W, 3], normalized; in `fit` with labels int [B] or float [B, C], or
             with `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
     Returns:
         float32 [B, C] logits of the student.
@@ -96,7 +96,7 @@ class Distiller(Trainer):
         return self.network
 
     @property
-    def distils(self) -> bool:
+    def distills(self) -> bool:
         """Whether the loss needs a teacher."""
         return self.kind != "none"
 
@@ -122,7 +122,7 @@ class Distiller(Trainer):
         truth, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
         values["accuracy"] = _agree(mean, truth)
         values |= {f"accuracy_{head}": _agree(each, truth) for head, each in logits.items()}
-        if self.distils:
+        if self.distills:
             values["distillation_loss"] = distillation
             values["teacher_agreement"] = _agree(mean, ops.argmax(teacher_logits, axis=-1))
         return Judged(values, weight, labels, mean)
@@ -135,19 +135,19 @@ class Distiller(Trainer):
         else computed.
         """
         if isinstance(labels, dict):
-            return labels["labels"], labels["teacher_logits"] if self.distils else None
-        if not self.distils:
+            return labels["labels"], labels["teacher_logits"] if self.distills else None
+        if not self.distills:
             return labels, None
         self._require_teacher()
         return labels, self.teacher.logits(images, self.mean, self.std)
 
     def _require_teacher(self):
-        if self.distils and self.teacher is None:
+        if self.distills and self.teacher is None:
             raise ValueError(
                 f"Distiller(kind={self.kind!r}) has no teacher. Pass `teacher=Teacher(...)`, or "
                 "set `distiller.teacher` after loading, or choose kind='none'."
             )
-        if self.distils:
+        if self.distills:
             self.teacher.check_frozen()
 
     def _targets(self, labels):
@@ -163,9 +163,9 @@ class Distiller(Trainer):
 
     def _parts(self, logits, targets, teacher_logits):
         """The two parts of the loss, [B] each; without a teacher the second is None."""
-        if not self.distils and self.train_heads == "mean":
+        if not self.distills and self.train_heads == "mean":
             return losses.cross_entropy(_mean_of_heads(logits), targets), None
-        if not self.distils:
+        if not self.distills:
             return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(
                 logits
             ), None

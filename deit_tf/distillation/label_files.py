@@ -58,7 +58,7 @@ class Layout:
         classes: Classes C.
         batch_size: Images per step.
         images: Images of an epoch, before what fills no batch is dropped.
-        held_out: Held-out images, all of which are labelled.
+        held_out: Held-out images, all of which are labeled.
         top_k: Classes kept of each answer; 0 for hard labels.
         steps_per_file: Steps per file, but for the last of an epoch.
         identity: What the labels hold for, in 32 bytes.

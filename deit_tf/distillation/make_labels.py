@@ -49,7 +49,7 @@ def make_labels(
     files do not depend on the number of shards.
 
     Args:
-        config: The run whose stream is labelled, with `distill.teacher`; `distill.top_k` logits are
+        config: The run whose stream is labeled, with `distill.teacher`; `distill.top_k` logits are
             kept of each answer, or its class alone where that is 0.
         folder: Where to put the files; those of other epochs may lie there, made for the same
             stream.

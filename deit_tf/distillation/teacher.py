@@ -1,4 +1,4 @@
-"""A frozen network that labels the student's batch, in its own normalisation, resolution and class
+"""A frozen network that labels the student's batch, in its own normalization, resolution and class
 order.
 
 Paper, section 4: the teacher is a convnet and sees exactly the images that the student sees.
@@ -27,7 +27,7 @@ class Teacher:
     Args:
         model: From images [B, h, w, 3] to [B, K] logits or probabilities; frozen, that is with
             `model.trainable = False`.
-        mean: Mean that its images are normalised with, for pixels in 0..1, per channel.
+        mean: Mean that its images are normalized with, for pixels in 0..1, per channel.
         std: Standard deviation likewise.
         image_size: Height and width that it takes, in pixels; by default what `model` declares, or
             the student's where it takes any.
@@ -70,10 +70,10 @@ class Teacher:
             )
 
     def logits(self, images: tf.Tensor, mean: Triple, std: Triple) -> tf.Tensor:
-        """Label a batch that is normalised for the student.
+        """Label a batch that is normalized for the student.
 
         Args:
-            images: float32 [B, H, W, 3], normalised with `mean` and `std`.
+            images: float32 [B, H, W, 3], normalized with `mean` and `std`.
             mean: The student's mean.
             std: The student's standard deviation.
         Returns:
@@ -114,7 +114,7 @@ class Teacher:
             )
 
     def _adapt(self, images: tf.Tensor, mean: Triple, std: Triple) -> tf.Tensor:
-        """From the student's normalisation and size to the teacher's."""
+        """From the student's normalization and size to the teacher's."""
         if (tuple(mean), tuple(std)) != (tuple(self.mean), tuple(self.std)):
             scale, offset = _renormalization(mean, std, self.mean, self.std)
             images = images * scale + offset
@@ -127,7 +127,7 @@ class Teacher:
 _CAFFE = dict(mean=tuple(m / 255 for m in (123.68, 116.779, 103.939)), std=(1 / 255,) * 3, bgr=True)
 _MINUS_ONE_TO_ONE = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
 _IMAGENET = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-_RAW_PIXELS = dict(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # normalise themselves, from 0..255
+_RAW_PIXELS = dict(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # normalize themselves, from 0..255
 
 _PREPROCESSING = {
     "ResNet50V2": _MINUS_ONE_TO_ONE,
@@ -287,10 +287,10 @@ def build_teacher(
         config: Its name and weights.
         num_classes: Classes C; the head is fresh, but that of a RegNetY whose weights have as many.
         image_size: Height and width in pixels, or one number for a square.
-        mean: Mean of the normalisation of its images, per channel.
+        mean: Mean of the normalization of its images, per channel.
         std: Standard deviation likewise.
     Returns:
-        A model from float32 [B, H, W, 3], normalised so, to float32 [B, C] logits.
+        A model from float32 [B, H, W, 3], normalized so, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name, or weights for a network that has none here.
     """
@@ -320,7 +320,7 @@ def build_teacher(
 def _renormalization(
     mean: Triple, std: Triple, new_mean: Triple, new_std: Triple
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float32 [3] each, from one normalisation to another."""
+    """Scale and offset, float32 [3] each, from one normalization to another."""
     scale = np.divide(std, new_std)
     offset = np.subtract(mean, new_mean) / new_std
     return scale.astype("float32"), offset.astype("float32")

@@ -27,7 +27,7 @@ EMA_FILES = ("student_ema.keras", "teacher_ema.keras")
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """An exported model, run on held-out images beside Keras.
 
     Args:
@@ -105,7 +105,7 @@ class Findings:
 
     Args:
         path: A run directory.
-        exports: A folder to look for exported artefacts in, besides the run itself.
+        exports: A folder to look for exported artifacts in, besides the run itself.
     Raises:
         FileNotFoundError: If `path` is no finished run.
     """
@@ -187,7 +187,7 @@ class Findings:
         return {int(index): self.to_pixels(image) for index, image in found}
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
-        """From normalised images [..., 3] to uint8."""
+        """From normalized images [..., 3] to uint8."""
         pixels = (
             images * np.asarray(self.run.processor.std) + np.asarray(self.run.processor.mean)
         ) * 255
@@ -236,7 +236,7 @@ class Findings:
         }
 
     @cached_property
-    def artefacts(self) -> list[Artefact]:
+    def artifacts(self) -> list[Artifact]:
         """Exported models below the run, or in the folder of exports, each run on up to 32 held-out
         images.
         """
@@ -244,22 +244,22 @@ class Findings:
         found |= {path for folder in self._folders for path in folder.rglob(f"*{SUFFIX}")}
         return [] if self.masked else [self._measure(path) for path in sorted(found)]
 
-    def _measure(self, path: Path) -> Artefact:
+    def _measure(self, path: Path) -> Artifact:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         if self.held_out is None:
-            return Artefact(str(path), size, error="no held-out images to run it on")
+            return Artifact(str(path), size, error="no held-out images to run it on")
         images = self._samples(SAMPLES)
         try:
             exported = load_tflite(path) if path.suffix == SUFFIX else load_saved_model(path)
             agreement = deviation(exported(images), self.run.model.predict_on_batch(images))
         except (ExportError, ValueError, RuntimeError) as error:
-            return Artefact(str(path), size, error=str(error))
-        return Artefact(str(path), size, agreement)
+            return Artifact(str(path), size, error=str(error))
+        return Artifact(str(path), size, agreement)
 
     def _samples(self, count: int) -> np.ndarray:
         """Up to `count` held-out images from all over the source, float32 [n, H, W, 3],
-        normalised.
+        normalized.
         """
         batches = eval_dataset(
             _spread(self.held_out, count), self.run.config.data, self.run.processor
@@ -267,7 +267,7 @@ class Findings:
         return np.concatenate([images for images, _ in batches.as_numpy_iterator()])
 
     def _voices(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        """From normalised images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
+        """From normalized images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
         model, teacher = self.run.model, self.teacher
         both = heads(model) if _is_deit(model) else None
         file = next((self.path / name for name in EMA_FILES if (self.path / name).is_file()), None)

@@ -28,7 +28,7 @@ class Opened:
     """A model, and what is known about it.
 
     Args:
-        predict: From normalised images, float32 [B, H, W, 3], to logits [B, C] by name: `mean`, the
+        predict: From normalized images, float32 [B, H, W, 3], to logits [B, C] by name: `mean`, the
             model's output, and `cls` and `dist` where both heads can be had.
         processor: What it expects of its images.
         labels: Class names by output; None where nothing tells them.

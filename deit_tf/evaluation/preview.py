@@ -19,7 +19,7 @@ GRAY = 128  # where a patch is hidden
 
 def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) -> Path:
     """Write the first images of a run's first epoch as a PNG file, with their mixed labels, or
-    hidden patches in grey.
+    hidden patches in gray.
 
     Args:
         config: The run.
@@ -66,7 +66,7 @@ def _labeled(
 
 
 def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch: int) -> np.ndarray:
-    """The first batch as uint8 [B, H, W, 3], grey where a patch is hidden."""
+    """The first batch as uint8 [B, H, W, 3], gray where a patch is hidden."""
     batches = masked_dataset(
         training, config.data, config.augment, config.mask, size, patch, epochs=1, seed=config.seed
     )
@@ -77,7 +77,7 @@ def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch:
 
 
 def _pixels(images: np.ndarray, data: DataConfig) -> np.ndarray:
-    """Undo the normalisation: uint8 [n, H, W, 3]; erased noise is clipped to 0..255."""
+    """Undo the normalization: uint8 [n, H, W, 3]; erased noise is clipped to 0..255."""
     mean, std = (np.array(values, np.float32) for values in (data.mean, data.std))
     return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
 

@@ -110,7 +110,7 @@ def write_report(
     Args:
         run: A run directory of `deit-tf train` or `deit-tf train-teacher`.
         out: The file to write; `report.html` in the run by default.
-        exports: A folder to look for exported artefacts in, besides the run itself.
+        exports: A folder to look for exported artifacts in, besides the run itself.
     Returns:
         The file.
     Raises:
@@ -147,7 +147,7 @@ def _page(findings: Findings) -> dict:
         "rollouts": [
             (pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts
         ],
-        "artefacts": findings.artefacts,
+        "artifacts": findings.artifacts,
         "config": (findings.path / "config.yaml").read_text(),
         "who": _WHO,
         # Small images have large pixels, which are not to be blurred.

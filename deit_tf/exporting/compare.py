@@ -1,4 +1,4 @@
-"""How far the logits of an artefact are from Keras's, and how often both name the same class.
+"""How far the logits of an artifact are from Keras's, and how often both name the same class.
 
 Interval: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 """
@@ -11,7 +11,7 @@ TOP = 5
 
 
 class ExportError(RuntimeError):
-    """An artefact was written and found wanting; it does not bear its final name."""
+    """An artifact was written and found wanting; it does not bear its final name."""
 
 
 def deviation(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -27,7 +27,7 @@ def deviation(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     logits, reference = np.asarray(logits, np.float64), np.asarray(reference, np.float64)
     if logits.shape != reference.shape:
         raise ExportError(
-            f"the artefact returns logits of shape {logits.shape}, Keras {reference.shape}"
+            f"the artifact returns logits of shape {logits.shape}, Keras {reference.shape}"
         )
     difference = np.abs(logits - reference)
     scale = max(1.0, np.abs(reference).max())

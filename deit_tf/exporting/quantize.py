@@ -36,7 +36,7 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
 
     Args:
         model: A DeiT; any other model comes back as it is.
-        images: float32 [n, H, W, 3], normalised; the largest activations on them are taken.
+        images: float32 [n, H, W, 3], normalized; the largest activations on them are taken.
         alpha: How much of the difficulty moves from activations (0: none) to weights (1: all).
     Returns:
         A copy.

@@ -48,7 +48,7 @@ def export_saved_model(
     """Write `directory/<name>/<version>/`, ready for TensorFlow Serving, after verifying it.
 
     The signatures take a batch of any size. `serving_default` maps `image_bytes` (tf.string [B],
-    JPEG, PNG, GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalised)
+    JPEG, PNG, GIF, BMP or WebP files) and `images` maps `images` (float32 [B, H, W, 3], normalized)
     to `logits` and `probabilities` (float32 [B, C]), `top_k_classes` (int32 [B, k]),
     `top_k_probabilities` and `top_k_labels` (string [B, k]); `heads`, of a distilled model, maps
     `images` to `cls` and `dist` logits [B, C]; `rollout`, where asked for, maps `images` to
@@ -67,7 +67,7 @@ def export_saved_model(
         xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server,
             anew for each batch size, so that it must fill batches up to `batch_sizes`.
         batch_sizes: Those that the server allows; each signature has a warm-up record of each.
-        images: float32 [n, H, W, 3], normalised, to verify on; held-out ones. Noise if None.
+        images: float32 [n, H, W, 3], normalized, to verify on; held-out ones. Noise if None.
         tolerance: Difference from Keras allowed, as `deviation` in deit_tf.exporting.compare has
             it.
     Returns:
@@ -145,7 +145,7 @@ def verify_saved_model(
     Args:
         path: Folder of a version.
         model: The model it was made from, computing in float32.
-        images: float32 [n, H, W, 3], normalised.
+        images: float32 [n, H, W, 3], normalized.
         processor: How bytes become images; None leaves the signature of bytes out.
         tolerance: Difference allowed, over max(1, largest |Keras's logit|).
         signatures: What there must be beside `images`, `heads` of a distilled model, and that of
@@ -245,7 +245,7 @@ class LoadedModel:
         return replay_warmup(self.path, self.run)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [B, C], of normalised images [B, H, W, 3]."""
+        """Logits, float32 [B, C], of normalized images [B, H, W, 3]."""
         return self.run(IMAGES, np.asarray(images, np.float32))["logits"]
 
     def _signature(self, name: str):
@@ -424,7 +424,7 @@ def _verify_bytes(
     pillow = np.stack([crop_by_pillow(picture, processor) for picture in encoded])
     if (levels := int(np.abs(np.int16(cropped) - pillow).max())) > MOST_LEVELS:
         raise ExportError(
-            f"pixels differ from Pillow's by {levels} grey levels, {MOST_LEVELS} are allowed"
+            f"pixels differ from Pillow's by {levels} gray levels, {MOST_LEVELS} are allowed"
         )
     expected = np.asarray(
         model(normalize(cropped, processor.mean, processor.std), training=False)
@@ -469,7 +469,7 @@ def _check_top_k(
 
 
 def _encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
-    """Normalised images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so
+    """Normalized images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so
     as to be resized.
     """
     pixels = to_pixels(images, processor.mean, processor.std)

@@ -13,9 +13,9 @@ import numpy as np
 from deit_tf.data.preprocess import ImageProcessor
 
 LABELS_FILE = "labels.txt"
-# How pixels reach a file: normalised before, or as a camera gives them with the normalisation
+# How pixels reach a file: normalized before, or as a camera gives them with the normalization
 # inside.
-INPUTS = {"float32": "normalised: (pixel / 255 - mean) / std", "uint8": "pixels, 0..255"}
+INPUTS = {"float32": "normalized: (pixel / 255 - mean) / std", "uint8": "pixels, 0..255"}
 
 
 def write_sidecar(
@@ -116,7 +116,7 @@ def checksum(file: Path) -> str:
 
 
 def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """The uint8 pixels [..., 3], 0..255, nearest to normalised images: the inverse of
+    """The uint8 pixels [..., 3], 0..255, nearest to normalized images: the inverse of
     `normalize`.
     """
     pixels = (np.asarray(images) * np.asarray(std) + np.asarray(mean)) * 255

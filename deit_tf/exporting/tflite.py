@@ -121,15 +121,15 @@ def export_tflite(
         model: From float32 [B, H, W, 3] images to [B, C] logits.
         file: Where to write; ends in `.tflite`.
         variant: `float32`, `float16` (weights stored in half precision), `dynamic_int8` (weights in
-            int8, activations quantised as they come) or `int8` (both, by ranges calibrated
+            int8, activations quantized as they come) or `int8` (both, by ranges calibrated
             beforehand; see deit_tf.exporting.quantize).
-        images: float32 [n, H, W, 3], normalised as for the model, to compare on; held-out ones.
+        images: float32 [n, H, W, 3], normalized as for the model, to compare on; held-out ones.
             Noise if None.
-        input_type: `float32`, normalised images, or `uint8`, pixels, with the normalisation of
+        input_type: `float32`, normalized images, or `uint8`, pixels, with the normalization of
             `processor` inside.
         processor: How the model wants its images, for `uint8` and for the JSON file.
         labels: C class names in class order.
-        calibration: For `int8`: float32 [n, H, W, 3], normalised, training images; some hundreds.
+        calibration: For `int8`: float32 [n, H, W, 3], normalized, training images; some hundreds.
     Returns:
         What `verify_tflite` measured, with `file`, `variant`, `input_type` and `compared_on`
         ("images" or "noise").
@@ -259,7 +259,7 @@ def latencies(
 
     Args:
         files: The files, by name.
-        images: float32 [n, H, W, 3], normalised; the first is run.
+        images: float32 [n, H, W, 3], normalized; the first is run.
         num_threads: Threads per image.
         rounds: How often each file runs, after two runs that do not count.
     Returns:
@@ -303,7 +303,7 @@ def op_counts(content: bytes) -> dict[str, int]:
 
 
 class LiteModel:
-    """A .tflite file as a callable, from normalised images [B, H, W, 3] to float32 [B, C] logits.
+    """A .tflite file as a callable, from normalized images [B, H, W, 3] to float32 [B, C] logits.
 
     Args:
         file: A file with one signature from one image [1, H, W, 3] to logits [1, C].
@@ -333,11 +333,11 @@ class LiteModel:
 
     @property
     def input_type(self) -> str:
-        """`float32`, normalised images, or `uint8`, pixels."""
+        """`float32`, normalized images, or `uint8`, pixels."""
         return np.dtype(self._run.get_input_details()[self._input]["dtype"]).name
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
-        """Images [B, H, W, 3] as the file takes them: normalised ones become pixels where it asks
+        """Images [B, H, W, 3] as the file takes them: normalized ones become pixels where it asks
         for these.
 
         Raises:
@@ -352,7 +352,7 @@ class LiteModel:
         return to_pixels(images, described["mean"], described["std"])
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [B, C], of normalised images [B, H, W, 3]; of uint8 pixels where the file
+        """Logits, float32 [B, C], of normalized images [B, H, W, 3]; of uint8 pixels where the file
         takes pixels.
         """
         images = self.prepared(images)
@@ -369,7 +369,7 @@ def load_tflite(file: str | Path, num_threads: int | None = None) -> LiteModel:
 
 
 def comparison_images(model: keras.Model, images: np.ndarray | None) -> np.ndarray:
-    """Images to compare an artefact on, float32 [n, H, W, 3]: those given, or noise.
+    """Images to compare an artifact on, float32 [n, H, W, 3]: those given, or noise.
 
     Raises:
         ValueError: If `model` is no classifier of images of a fixed size, or `images` do not fit
@@ -461,7 +461,7 @@ def _converted(
 
 
 def _call(model: keras.Model, input_type: str, processor: ImageProcessor | None) -> Callable:
-    """From normalised images, or uint8 pixels, [B, H, W, 3] to logits [B, C]."""
+    """From normalized images, or uint8 pixels, [B, H, W, 3] to logits [B, C]."""
     if input_type == "uint8":
         return lambda pixels: model(
             normalize(pixels, processor.mean, processor.std), training=False

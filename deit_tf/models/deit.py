@@ -18,7 +18,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         config: The model in numbers.
         name: Name of the Keras model.
     Returns:
-        A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits: the mean of both
+        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits: the mean of both
         heads where there are two. No output depends on `training`; drop path alone does.
     Raises:
         ValueError: If the patch does not divide the image, the heads not the width, or a count is

@@ -74,7 +74,7 @@ def rollout(attentions, prefix: int):
     Returns:
         float32 [B, N - prefix], rows summing to 1: mean over the prefix tokens.
     Source: Abnar & Zuidema 2020: heads averaged, identity added for the residual branch, rows
-        renormalised, matrices multiplied.
+        renormalized, matrices multiplied.
     """
     flow = None
     for weights in attentions:

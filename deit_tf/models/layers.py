@@ -17,7 +17,7 @@ LINEAR_STD = 0.02
 
 
 def _linear(units: int, name: str, **kwargs) -> keras.layers.Dense:
-    """A Dense layer as the original initialises it.
+    """A Dense layer as the original initializes it.
 
     The original's trunc_normal_(std=0.02) cuts at +-2, which is 100 sigma: a plain normal. Keras's
     TruncatedNormal cuts at 2 sigma and would give a deviation of 0.0176.

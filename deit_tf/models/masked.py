@@ -1,4 +1,4 @@
-"""Masked image modelling (SimMIM, Xie et al. 2022) on the trunk of a DeiT.
+"""Masked image modeling (SimMIM, Xie et al. 2022) on the trunk of a DeiT.
 
 The names and the loss are Hugging Face's DeiTForMaskedImageModeling, so that its weights load.
 """
@@ -47,7 +47,7 @@ def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
         config: The model in numbers; `num_classes` plays no part.
         name: Name of the Keras model.
     Returns:
-        A model from `image`, float32 [B, H, W, 3], normalised, and `mask`, [B, H/P * W/P], 1 or
+        A model from `image`, float32 [B, H, W, 3], normalized, and `mask`, [B, H/P * W/P], 1 or
         true where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3].
     Raises:
         ValueError: As `build_deit`.

@@ -27,7 +27,7 @@ def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) ->
     """Build a ResNet for small images by its number of layers, with fresh weights.
 
     Returns:
-        A model from float32 [B, H, W, 3], normalised, to float32 [B, C] logits.
+        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name, with the nearest ones.
     Differs: a shortcut that changes shape is a 1 x 1 convolution with norm (the paper's option B).

@@ -26,7 +26,7 @@ class Judged:
     """What a batch cost.
 
     Args:
-        values: Figures by name, [B] each; `loss` is what is minimised.
+        values: Figures by name, [B] each; `loss` is what is minimized.
         weight: Weight of each image, [B], or None.
         labels: For the metrics of `compile`; None leaves those out.
         prediction: Logits [B, C] for the same.
@@ -310,7 +310,7 @@ class LabelTrainer(Trainer):
 
 
 class MaskedTrainer(Trainer):
-    """Masked image modelling (SimMIM): an L1 loss on the hidden pixels.
+    """Masked image modeling (SimMIM): an L1 loss on the hidden pixels.
 
     Args:
         network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; all

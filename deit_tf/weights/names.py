@@ -83,7 +83,7 @@ def load_reference(
         model: What build_deit, build_regnet or build_masked made.
         state: Arrays by the library's own key, in torch's layout.
         heads: `keep` loads what follows the trunk (the classifiers, the mask token and the decoder
-            of masked image modelling); `new` leaves the model's own as they are and passes over the
+            of masked image modeling); `new` leaves the model's own as they are and passes over the
             state's, so that the trunk goes from any task to any other.
         grid: Rows and columns of the state's position embedding; by default the model's where the
             count agrees, else a square.

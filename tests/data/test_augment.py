@@ -40,7 +40,7 @@ def pillow_resize(image: Image.Image) -> np.ndarray:
 
 FILES = {
     "rgb": encode(PIXELS),
-    "grey": encode(PIXELS, "L"),
+    "gray": encode(PIXELS, "L"),
     "cmyk": encode(PIXELS, "CMYK"),
     "progressive": encode(PIXELS, progressive=True),
     "png": encode(PIXELS, file_format="PNG"),
@@ -270,19 +270,19 @@ def test_three_augment_takes_each_a_third():
     image = tf.constant(
         np.stack([PIXELS[::4, ::4, 0], PIXELS[::4, ::4, 1], PIXELS[::4, ::4, 2]], -1)
     )
-    grey, solarized = pixel_ops.grayscale(image), pixel_ops.solarize(image, 128)
+    gray, solarized = pixel_ops.grayscale(image), pixel_ops.solarize(image, 128)
 
     def which(seed):
         result = augment.three_augment(image, seed)
         return [
-            tf.reduce_all(result == grey),
+            tf.reduce_all(result == gray),
             tf.reduce_all(result == solarized),
             tf.reduce_all(result == image),
         ]
 
-    is_grey, is_solarized, is_image = draw(lambda seed: tuple(which(seed)), 3000)
+    is_gray, is_solarized, is_image = draw(lambda seed: tuple(which(seed)), 3000)
     # four standard errors of a third of 3,000 draws
-    assert abs(is_grey.mean() - 1 / 3) < 0.035 and abs(is_solarized.mean() - 1 / 3) < 0.035
+    assert abs(is_gray.mean() - 1 / 3) < 0.035 and abs(is_solarized.mean() - 1 / 3) < 0.035
     assert is_image.mean() < 0.08  # a blur of less than 0.2 pixels may change nothing
 
 
@@ -339,7 +339,7 @@ def test_none_resizes_the_whole_image():
             continue  # Pillow and libjpeg convert CMYK by different profiles
         picture = pillow_resize(Image.open(io.BytesIO(FILES[name])).convert("RGB"))
         expected = (picture / 255 - IMAGENET_MEAN) / IMAGENET_STD
-        # two grey levels, for the two roundings of the resize
+        # two gray levels, for the two roundings of the resize
         np.testing.assert_allclose(image, expected, atol=2.1 / 255 / 0.224, err_msg=name)
 
 

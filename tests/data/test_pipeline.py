@@ -233,7 +233,7 @@ def test_evaluation_is_pillows():
     processor = ImageProcessor(64, crop_ratio=0.875)
     for i, photo in enumerate(PHOTOS):
         difference = np.abs(np.int32(processor.crop(tf.constant(photo))) - reference[f"crop_{i}"])
-        # Both round to whole grey levels, Pillow after each of its two passes.
+        # Both round to whole gray levels, Pillow after each of its two passes.
         assert difference.max() <= 1
 
 

@@ -16,7 +16,7 @@ PIL = np.load(GOLDEN / "pil_randaugment_ops.npz")
 PHOTO, WHITE = PIL["image"], PIL["white"]  # uint8 [96, 96, 3]; WHITE has 32 white rows
 FILL = (124, 116, 104)
 
-# golden name: operation, argument, fill?, largest difference allowed in grey levels.
+# golden name: operation, argument, fill?, largest difference allowed in gray levels.
 # 0: whole-number arithmetic. 1: float32 beside Pillow's float64 or fixed point may fall on the
 # other side of a level.
 CASES = {

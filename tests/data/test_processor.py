@@ -60,7 +60,7 @@ def pillow(photo, before, size, interpolation):
 def test_every_mode_is_pillows(before, interpolation):
     processor = ImageProcessor(64, resize_to=before, interpolation=interpolation)
     ours = processor.crop(tf.constant(PHOTO)).numpy()
-    # Both round to whole grey levels after each of two passes.
+    # Both round to whole gray levels after each of two passes.
     assert np.abs(np.int32(ours) - pillow(PHOTO, before, (64, 64), interpolation)).max() <= 1
 
 

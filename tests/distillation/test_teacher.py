@@ -64,13 +64,15 @@ def test_class_order_and_probabilities():
     np.testing.assert_allclose(logits, np.tile(np.log([[0.4, 0.1]]), (4, 1)), rtol=1e-6)
 
 
-def distil(teacher):
+def distill(teacher):
     return deit_tf.Distiller(deit_tf.create_model("deit_test", num_classes=10), teacher)
 
 
 def test_wrong_class_count_is_refused_by_name():
     with pytest.raises(ValueError, match="Teacher 'resnet' has 7 classes and the student 10"):
-        distil(deit_tf.Teacher(frozen(lambda x: channel_means(x)[:, :7], classes=7, name="resnet")))
+        distill(
+            deit_tf.Teacher(frozen(lambda x: channel_means(x)[:, :7], classes=7, name="resnet"))
+        )
 
 
 @pytest.mark.parametrize("order", [[0] * 9, [10] * 10])
@@ -78,12 +80,12 @@ def test_wrong_class_order_is_refused(order):
     with pytest.raises(
         ValueError, match="`class_order` of teacher 'net' needs 10 numbers from 0 to 9"
     ):
-        distil(deit_tf.Teacher(frozen(channel_means), class_order=order))
+        distill(deit_tf.Teacher(frozen(channel_means), class_order=order))
 
 
 def test_not_finite_is_refused_by_name():
     with pytest.raises(ValueError, match="Teacher 'net' gives numbers that are not finite"):
-        distil(deit_tf.Teacher(frozen(lambda x: channel_means(x) * np.nan)))
+        distill(deit_tf.Teacher(frozen(lambda x: channel_means(x) * np.nan)))
 
 
 def test_trainable_is_refused_by_name():

@@ -57,7 +57,7 @@ def test_finetune_folder(folder, model, tmp_path, capsys):
     )  # three steps at 1e-6 or so: from the weights given, and not where they were
 
 
-def test_distil_your_teacher(folder, tmp_path):
+def test_distill_your_teacher(folder, tmp_path):
     teacher = keras.applications.MobileNetV2(
         weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None, alpha=0.35
     )
@@ -65,7 +65,7 @@ def test_distil_your_teacher(folder, tmp_path):
     half, out = ("0.5",) * 3, tmp_path / "student.keras"
     normalization = ("--mean", *half, "--std", *half)
     run(
-        "distil_your_teacher.py",
+        "distill_your_teacher.py",
         folder,
         tmp_path / "teacher.keras",
         *TINY,

@@ -31,7 +31,7 @@ def test_the_sheet_shows_what_the_student_is_fed(tmp_path):
     shown = sheet[
         8 : 8 + 96 : 6, 8 : 8 + 96 : 6
     ]  # 16 pixels enlarged six times, after a margin of 8
-    assert np.abs(shown.astype(int) - first).max() <= 1  # normalising and back, in float32
+    assert np.abs(shown.astype(int) - first).max() <= 1  # normalizing and back, in float32
     assert sheet.shape[1] == 3 * (96 + 8) + 8
     assert (sheet[8 + 96 :, :] < 128).any(), "captions"
 
@@ -50,7 +50,7 @@ def test_a_masked_run_shows_what_is_hidden(tmp_path):
         int
     )  # enlarged six times, after a margin of 8
     assert hidden.sum() == 3 * 8 * 8 and (shown[hidden] == 128).all()
-    assert np.abs(shown - pixels)[~hidden].max() <= 1  # normalising and back, in float32
+    assert np.abs(shown - pixels)[~hidden].max() <= 1  # normalizing and back, in float32
     assert (sheet[8 + 96 :, :] == 255).all()  # no labels
 
 

@@ -139,7 +139,7 @@ def test_sections_of_a_student(page):
         "Most confident mistakes",
         "Where class head, distillation head, teacher disagree",
         "Where the attention comes from",
-        "Exported artefacts",
+        "Exported artifacts",
         "Config",
     ]
     text = page.read_text()
@@ -213,7 +213,7 @@ def test_figures_are_those_of_the_model(runs, page):
         decisions.accuracy()["model"]
     )
     np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
-    saved, broken = sorted(findings.artefacts, key=lambda each: bool(each.error))
+    saved, broken = sorted(findings.artifacts, key=lambda each: bool(each.error))
     assert saved.agreement["max_difference"] < 1e-4  # the limit under which it was exported
     assert broken.error and broken.size == len("no model")
 

@@ -1,4 +1,4 @@
-"""The comparison of every artefact on the same pictures: it agrees where they do, and fails where
+"""The comparison of every artifact on the same pictures: it agrees where they do, and fails where
 one does not."""
 
 import os

@@ -132,7 +132,7 @@ def shape_without_values():
     return made
 
 
-def labelled(label):
+def labeled(label):
     made = request({"images": FLOATS}, "images")
     made.model_spec.version_label = label
     return made
@@ -141,7 +141,7 @@ def labelled(label):
 FLOATS = np.zeros((1, 32, 32, 3), "float32")
 BAD = {
     "values left out": (shape_without_values(), "INVALID_ARGUMENT", "16,777,216 values"),
-    "label": (labelled("canary"), "INVALID_ARGUMENT", "'canary'"),
+    "label": (labeled("canary"), "INVALID_ARGUMENT", "'canary'"),
     "line": (request({"image_bytes": [line()]}), "INVALID_ARGUMENT", "sides of 1 to 100"),
     "gif": (
         request({"image_bytes": [line("GIF", (32, 32))]}),

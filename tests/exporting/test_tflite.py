@@ -114,14 +114,14 @@ def test_a_file_takes_pixels_and_normalises_them(on_pixels, model):
     loaded, pixels = tflite.load_tflite(file), to_pixels(images, PROCESSOR.mean, PROCESSOR.std)
     assert (loaded.input_type, pixels.dtype) == ("uint8", np.uint8)
     by_hand = (pixels / np.float32(255) - PROCESSOR.mean) / PROCESSOR.std
-    # float32 rounding of the normalisation, then of the graph
+    # float32 rounding of the normalization, then of the graph
     np.testing.assert_allclose(loaded(pixels), model(np.float32(by_hand)), atol=1e-5)
     np.testing.assert_allclose(
         loaded(images), loaded(pixels)
-    )  # normalised ones become pixels again, by the JSON file
+    )  # normalized ones become pixels again, by the JSON file
     np.testing.assert_allclose(
         images, by_hand, atol=1e-5
-    )  # a picture of whole grey levels is not changed by it
+    )  # a picture of whole gray levels is not changed by it
     assert np.abs(loaded(255 - pixels) - loaded(pixels)).max() > 0.1
 
 

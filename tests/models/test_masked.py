@@ -1,4 +1,4 @@
-"""Masked image modelling: Hugging Face's loss and reconstruction, training, and the way into a
+"""Masked image modeling: Hugging Face's loss and reconstruction, training, and the way into a
 classifier."""
 
 import json

@@ -26,7 +26,7 @@ if subprocess.run(
 WIDTHS = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 
-def randomise(model):
+def randomize(model):
     """Give every weight a value, in a size that keeps activations near 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def make_timm(name, folder):
     import timm
     from safetensors.torch import save_file
 
-    model = randomise(timm.create_model(name))
+    model = randomize(timm.create_model(name))
     image = images(*model.default_cfg["input_size"][1:])
     save_file(model.state_dict(), folder / "model.safetensors")
     with torch.no_grad():
@@ -85,7 +85,7 @@ def make_huggingface(name, folder):
         if distilled
         else transformers.ViTForImageClassification
     )
-    model = randomise(kind(config))
+    model = randomize(kind(config))
     model.save_pretrained(folder)
     image = images(size, size)
     with torch.no_grad():

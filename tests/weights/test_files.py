@@ -487,7 +487,7 @@ def test_teachers_from_weights(tmp_path):
     teacher = load_teacher(str(folder), ("kind 2", "kind 0"))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     expected = np.asarray(model(images))[:, [2, 0]]
-    # In the teacher's own normalisation nothing is converted; two graphs of one float32 network.
+    # In the teacher's own normalization nothing is converted; two graphs of one float32 network.
     np.testing.assert_allclose(
         teacher.logits(images, (0.5,) * 3, (0.5,) * 3), expected, rtol=1e-4, atol=1e-5
     )

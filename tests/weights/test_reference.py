@@ -109,7 +109,7 @@ def test_transformers_loads_what_was_converted(tmp_path, distilled, size, protoc
     seen = json.loads((out / "seen.json").read_text())
     assert seen == {"keys": [[], []], "labels": dict(zip("0123", labels, strict=True))}
     assert difference(model, out) < TOLERANCE
-    # One grey level, in units of the smallest deviation.
+    # One gray level, in units of the smallest deviation.
     assert (
         np.abs(np.load(out / "pixels.npy") - processor.batch([photo])[0]).max() <= 1.01 / 255 / 0.2
     )

@@ -1,9 +1,9 @@
-"""Distil a DeiT from your own Keras classifier, on your own images.
+"""Distill a DeiT from your own Keras classifier, on your own images.
 
-    python examples/distil_your_teacher.py photos teacher.keras --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
+    python examples/distill_your_teacher.py photos teacher.keras --mean .5 .5 .5 --std .5 .5 .5
 
 The teacher may be any Keras model from images to logits over the same classes, in the order of the
-class folders. --mean and --std are those that its images were normalised with, for pixels in 0..1.
+class folders. --mean and --std are those that its images were normalized with, for pixels in 0..1.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfi
 
 
 def main() -> None:
-    """Open the folder, freeze the teacher, distil, save the student."""
+    """Open the folder, freeze the teacher, distill, save the student."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
