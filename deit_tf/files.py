@@ -1,25 +1,145 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, their checksums, and class names as text.
 
+Everything is UTF-8, and "\\n" alone ends a line: a class name may hold any other character.
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-def write_json(content: Any, path: Path) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+CLASS_NAMES_FILE = "labels.txt"  # beside every model that knows its classes
+_PARTIAL = ".{stem}.partial.{process}{suffix}"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path of the same ending beside `path`, renamed to it where the block succeeds."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path of the same ending beside `file`, renamed to it where the block succeeds.
+
+    The disk holds the whole content before the name points to it.
+
+    Raises:
+        OSError: If the disk is full or fails; what bore the name before stays as it was.
+    """
+    name = _PARTIAL.format(stem=file.stem, process=os.getpid(), suffix=file.suffix)
+    temporary = file.with_name(name)
     try:
         yield temporary
-        os.replace(temporary, path)
+        _sync(temporary)
+        os.replace(temporary, file)
+        _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what `replacing` leaves in a folder where its process is killed."""
+    for torn in folder.glob(".*.partial.*"):
+        torn.unlink(missing_ok=True)
+
+
+def write_text(text: str, file: Path) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(content: bytes, file: Path) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(content: Any, file: Path) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)
+
+
+def read_json(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        file: The file.
+        keys: What the object must have.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no JSON object, or a key is missing; the file is named.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of the encoding as well
+        raise ValueError(f"{file} is no JSON file, or damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object. Received: {type(content).__name__}")
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: it is damaged, or not what it seems.")
+    return content
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_class_names(names: Sequence[str], classes: int) -> None:
+    """Check that there is a name for each class, text of one line that a file can hold.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    if len(names) != classes:
+        raise ValueError(
+            f"Class names must be as many as the {classes} classes of the model, in order. "
+            f"Received: {len(names)}"
+        )
+    for name in names:
+        if not isinstance(name, str) or name.splitlines() != [name] or not _is_unicode(name):
+            raise ValueError(
+                "A class name is text of one line, and not empty; rename what it comes from, such "
+                f"as the folder of the class. Received: {name!r}"
+            )
+
+
+def write_class_names(names: Sequence[str], file: Path) -> None:
+    """Write class names in class order, one per line.
+
+    Raises:
+        ValueError: If one is not text of one line.
+    """
+    check_class_names(names, len(names))
+    write_text("".join(f"{name}\n" for name in names), file)
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Class names in class order, as `write_class_names` wrote them.
+
+    Raises:
+        ValueError: If the file is no UTF-8 text; it is named.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must hold class names in UTF-8, one per line: {error}") from error
+    return tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether `name` has no surrogates, by which Python stands for bytes that are not UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
