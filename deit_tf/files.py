@@ -1,6 +1,6 @@
 """Files that are written whole or not at all, their checksums, and class names as text.
 
-Everything is UTF-8, and "\\n" alone ends a line: a class name may hold any other character.
+Everything is UTF-8, and a line ends with a newline alone, wherever Python would split further.
 """
 
 import hashlib
