@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deit_tf import Distiller, Teacher, create_model
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
+from deit_tf.data import ImageProcessor
 from deit_tf.training.optim import AdamW
 from deit_tf.zoo import create_regnety
 
@@ -37,12 +37,13 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 def make_teacher(name: str, precision: str) -> Teacher:
     """A frozen network of 1000 classes at this precision."""
     keras.config.set_dtype_policy(POLICIES[precision])
-    shape = (SIDE, SIDE, 3)
-    model = (
-        keras.applications.ResNet50(weights=None, classifier_activation=None, input_shape=shape)
-        if (name == "resnet50")
-        else create_regnety(name)
-    )
+    if name == "resnet50":
+        shape = (SIDE, SIDE, 3)
+        model = keras.applications.ResNet50(
+            weights=None, classifier_activation=None, input_shape=shape
+        )
+    else:
+        model = create_regnety(name)
     model.trainable = False
     return Teacher(model)
 
@@ -63,7 +64,7 @@ def contenders(args: argparse.Namespace, precision: str) -> dict[str, Callable[[
     images = tf.constant(random.normal(size=(args.batch, SIDE, SIDE, 3)), tf.float32)
     labels = tf.constant(random.integers(0, CLASSES, args.batch), tf.int32)
     teacher = make_teacher(args.teacher, args.teacher_precision or precision)
-    forward = tf.function(lambda images: teacher.logits(images, IMAGENET_MEAN, IMAGENET_STD))
+    forward = tf.function(lambda images: teacher.logits(images, ImageProcessor(SIDE)))
     student, whole = make_step(None, precision), make_step(teacher, precision)
     return {
         STUDENT: lambda: float(student((images, labels))["loss"]),

@@ -431,3 +431,89 @@ class TrainConfig:
     deterministic: bool = True
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     out: str = "runs/deit"
+
+
+def check_config(config: TrainConfig) -> None:
+    """Check that the settings make a run together, before anything is opened.
+
+    Raises:
+        ValueError: If they do not; it names the setting, what is allowed, and what came.
+    """
+    if config.epochs < 1:
+        raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
+    _check_checkpoint(config.checkpoint)
+    check_data(config.data)
+    _check_student(config)
+    if config.xla and config.strategy != "none":
+        raise ValueError(
+            "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
+            "of other replicas. Set `strategy` to none, or `xla` to false."
+        )
+    if config.xla and config.deterministic:
+        raise ValueError(
+            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
+            "false."
+        )
+    distill = config.distill
+    if distill.train_heads != "mean" and distill.kind != "none":
+        raise ValueError(
+            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
+            f"of its own. Received: train_heads={distill.train_heads!r}, kind={distill.kind!r}"
+        )
+
+
+def check_data(config: DataConfig) -> None:
+    """Check the settings of the data, whatever the source.
+
+    Raises:
+        ValueError: If one makes no sense.
+    """
+    calls = config.num_parallel_calls
+    if calls != -1 and calls < 1:
+        raise ValueError(
+            f"`data.num_parallel_calls` is from 1, or -1 to let tf.data choose. Received: {calls}"
+        )
+    if not 0 < config.holdout < 1:
+        raise ValueError(f"`data.holdout` is a share between 0 and 1. Received: {config.holdout}")
+
+
+def check_labeling(config: TrainConfig) -> None:
+    """Check that the settings tell a teacher whose labels are to be made ahead.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    distill = config.distill
+    if config.task != "classify" or distill.kind == "none" or distill.teacher is None:
+        raise ValueError(
+            "Labels are a teacher's: `task` is classify, `distill.kind` hard or soft, and "
+            f"`distill.teacher` set. Received: {config.task}, {distill.kind}, {distill.teacher}"
+        )
+    if distill.kind == "soft" and not distill.top_k:
+        raise ValueError(
+            "`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. "
+            "Received: 0"
+        )
+
+
+def _check_checkpoint(config: CheckpointConfig) -> None:
+    if config.every_steps is not None and config.every_steps < 1:
+        raise ValueError(
+            f"`checkpoint.every_steps` is positive or null. Received: {config.every_steps}"
+        )
+    if config.keep < 1:
+        raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.keep}")
+
+
+def _check_student(config: TrainConfig) -> None:
+    model = config.model
+    if model.init != "timm" and model.weights is not None:
+        raise ValueError(
+            "`model.init` is for fresh weights: set it to timm, or `model.weights` to null. "
+            f"Received: init={model.init!r}, weights={model.weights!r}"
+        )
+    if config.task == "masked" and model.trainable != "all":
+        raise ValueError(
+            "`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set "
+            f"it to all. Received: {model.trainable!r}"
+        )

@@ -35,9 +35,14 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what `replacing` leaves in a folder where its process is killed."""
-    for torn in folder.glob(".*.partial.*"):
+def remove_partial(folder: Path, stem: str = "*") -> None:
+    """Remove what `replacing` leaves in a folder where its process is killed.
+
+    Args:
+        folder: The folder; no other process writes the same files.
+        stem: The name of the file without its ending; by default of any.
+    """
+    for torn in folder.glob(f".{stem}.partial.*"):
         torn.unlink(missing_ok=True)
 
 

@@ -33,14 +33,16 @@ def main() -> None:
     data = DataConfig(given.folder, batch_size=given.batch_size)
     training, held_out = deit_tf.data.open_sources(data)
     steps = deit_tf.data.steps_per_epoch(training, data.batch_size)
+    processor = deit_tf.ImageProcessor(given.image_size)
     batches = deit_tf.data.train_dataset(
-        training, data, AugmentConfig("deit"), given.image_size, epochs=given.epochs
+        training, data, AugmentConfig("deit"), processor, epochs=given.epochs
     )
-    evaluation = deit_tf.data.eval_dataset(held_out, data, deit_tf.ImageProcessor(given.image_size))
+    evaluation = deit_tf.data.eval_dataset(held_out, data, processor)
 
     network = keras.saving.load_model(given.teacher, compile=False)
     network.trainable = False  # a teacher is frozen
-    teacher = deit_tf.Teacher(network, mean=given.mean, std=given.std)
+    expected = deit_tf.ImageProcessor(given.image_size, mean=given.mean, std=given.std)
+    teacher = deit_tf.Teacher(network, expected)
     student = deit_tf.create_model(
         given.model,
         num_classes=len(training.class_names),
@@ -50,9 +52,7 @@ def main() -> None:
     distiller = deit_tf.Distiller(student, teacher, kind="hard")
     warmup = min(5, given.epochs / 2)
     recipe = OptimConfig(warmup_epochs=warmup)
-    distiller.compile(
-        deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs)
-    )
+    distiller.compile(deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs))
     distiller.fit(
         batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2
     )

@@ -34,13 +34,10 @@ def main() -> None:
     data = DataConfig(given.folder, batch_size=given.batch_size)
     training, held_out = deit_tf.data.open_sources(data)
     steps = deit_tf.data.steps_per_epoch(training, data.batch_size)
-    augment = AugmentConfig(
-        "light"
-    )  # crops and flips: enough for a model that has seen pictures before
-    batches = deit_tf.data.train_dataset(
-        training, data, augment, given.image_size, epochs=given.epochs
-    )
     processor = deit_tf.ImageProcessor(given.image_size)
+    # crops and flips: enough for a model that has seen pictures before
+    augment = AugmentConfig("light")
+    batches = deit_tf.data.train_dataset(training, data, augment, processor, epochs=given.epochs)
     classes = len(training.class_names)
     evaluation = deit_tf.data.eval_dataset(held_out, data, processor).map(
         lambda images, labels: (images, keras.ops.one_hot(labels, classes))
@@ -56,7 +53,7 @@ def main() -> None:
     # A tenth of the rate from scratch; it grows with the batch.
     recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)
     model.compile(
-        deit_tf.training.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs),
+        deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 import keras
+from deit_tf.optim import build_optimizer
 from keras import layers
 
 from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, steps_per_epoch, train_dataset
-from deit_tf.training.optim import build_optimizer
 
 
 def conv(x, channels: int, stride: int = 1):
@@ -58,8 +58,9 @@ def main() -> None:
     train, held_out = open_sources(data)
     steps, classes = steps_per_epoch(train, data.batch_size), len(train.class_names)
     augment = AugmentConfig("light", scale=(0.64, 1.0), label_smoothing=0.0)
-    batches = train_dataset(train, data, augment, 32, epochs=given.epochs)
-    evaluation = eval_dataset(held_out, data, ImageProcessor(32, crop_ratio=1.0))
+    processor = ImageProcessor(32, crop_ratio=1.0)
+    batches = train_dataset(train, data, augment, processor, epochs=given.epochs)
+    evaluation = eval_dataset(held_out, data, processor)
     evaluation = evaluation.map(lambda images, labels: (images, keras.ops.one_hot(labels, classes)))
     recipe = OptimConfig(
         optimizer="sgd", lr=0.4, weight_decay=5e-4, warmup_epochs=min(2, given.epochs / 2)

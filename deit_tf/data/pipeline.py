@@ -1,21 +1,23 @@
-"""From a source to the batches that `fit` takes; every draw is a pure function of (seed, epoch,
-index, repeat).
+"""From a source to the batches that `fit` takes.
 
-So the same seed gives the same bytes at any parallelism, on any number of replicas (they share one
-global batch), and after a restart in the middle. Source: facebookresearch/deit datasets.py,
-samplers.py.
+Every draw is a pure function of (seed, epoch, index, repeat). So the same seed gives the same bytes
+at any parallelism, on any number of replicas (they share one global batch), and after a restart in
+the middle. Source: facebookresearch/deit datasets.py, samplers.py.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import AugmentConfig, DataConfig, MaskConfig, Size
+from deit_tf.config import AugmentConfig, DataConfig, MaskConfig
 from deit_tf.data.masking import block_mask, check_mask
-from deit_tf.data.preprocess import ImageProcessor, height_width
+from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.data.sources import Source
 
-# What a seed is folded with first, so that order, images, mixing and masks draw from streams of
-# their own.
+# What a seed is folded with first: order, images, mixing and masks draw from streams of their own.
 _ORDER, _IMAGE, _MIX, _MASK = range(4)
 
 
@@ -37,7 +39,7 @@ def train_dataset(
     source: Source,
     data: DataConfig,
     augment: AugmentConfig,
-    image_size: Size,
+    processor: ImageProcessor,
     *,
     epochs: int,
     seed: int = 0,
@@ -47,10 +49,10 @@ def train_dataset(
 
     Args:
         source: The images.
-        data: Batch size, normalization and parallelism.
+        data: Batch size and parallelism.
         augment: The augmentation; with `repeats` R each image appears R times in a row, drawn anew,
             and an epoch of the same number of steps shows 1/R of the images.
-        image_size: Height and width of the result in pixels, or one number for a square.
+        processor: What the model expects: size and normalization of the result.
         epochs: Epochs that the data set lasts.
         seed: Seed of everything that is drawn.
         first_step: Steps to leave out at the start, to resume exactly.
@@ -63,20 +65,16 @@ def train_dataset(
     """
     from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
 
-    augment, size = augment.resolve(), height_width(image_size)
-    steps, key = steps_per_epoch(source, data.batch_size), _key(seed)
-    draw = _drawer(key, data, augment, size)
+    stream = _Stream(source, data, augment.resolve(), processor, epochs, seed, first_step)
+    image, mix_key = stream.augmented(), tf.random.fold_in(_key(seed), _MIX)
 
     def mix_batch(step, batch):
         images, labels = batch
-        targets = one_hot(labels, len(source.class_names), augment.label_smoothing)
-        return mix(images, targets, tf.random.fold_in(tf.random.fold_in(key, _MIX), step), augment)
+        targets = one_hot(labels, len(source.class_names), stream.augment.label_smoothing)
+        return mix(images, targets, tf.random.fold_in(mix_key, step), stream.augment)
 
-    stream = _items(source, data, augment.repeats, key, epochs, first_step)
-    stream = stream.map(lambda item: (draw(item), item["label"]), _calls(data))
-    batches = stream.batch(data.batch_size, drop_remainder=True)
-    batches = batches.enumerate(first_step).map(mix_batch, _calls(data)).prefetch(tf.data.AUTOTUNE)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs - first_step))
+    batches = stream.batches(lambda item: (image(item), item["label"]))
+    return stream.counted(batches.enumerate(first_step).map(mix_batch, _calls(data)))
 
 
 def masked_dataset(
@@ -84,7 +82,7 @@ def masked_dataset(
     data: DataConfig,
     augment: AugmentConfig,
     mask: MaskConfig,
-    image_size: Size,
+    processor: ImageProcessor,
     patch_size: int,
     *,
     epochs: int,
@@ -95,10 +93,10 @@ def masked_dataset(
 
     Args:
         source: The images.
-        data: Batch size, normalization and parallelism.
+        data: Batch size and parallelism.
         augment: The augmentation of single images.
         mask: Which patches are hidden.
-        image_size: Height and width in pixels, or one number for a square.
+        processor: What the model expects: size and normalization of the result.
         patch_size: Side of a patch in pixels.
         epochs: Epochs that the data set lasts.
         seed: Seed of everything that is drawn.
@@ -108,20 +106,77 @@ def masked_dataset(
     Raises:
         ValueError: If there are fewer images than a batch, or the mask does not fit the model.
     """
-    augment, size = augment.resolve(), height_width(image_size)
-    check_mask(mask, size, patch_size)
-    steps, key = steps_per_epoch(source, data.batch_size), _key(seed)
-    image = _drawer(key, data, augment, size)
+    check_mask(mask, processor.size, patch_size)
+    stream = _Stream(source, data, augment.resolve(), processor, epochs, seed, first_step)
+    image = stream.augmented()
 
     def draw(item):
-        return {
-            "image": image(item),
-            "mask": block_mask(_seed(key, _MASK, item), mask, size, patch_size),
-        }
+        hidden = block_mask(_seed(seed, _MASK, item), mask, processor.size, patch_size)
+        return {"image": image(item), "mask": hidden}
 
-    stream = _items(source, data, augment.repeats, key, epochs, first_step).map(draw, _calls(data))
-    batches = stream.batch(data.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs - first_step))
+    return stream.counted(stream.batches(draw))
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The images of a whole training in their order, from a step on.
+
+    The fields are the arguments of `train_dataset`; the augmentation is resolved.
+    """
+
+    source: Source
+    data: DataConfig
+    augment: AugmentConfig
+    processor: ImageProcessor
+    epochs: int
+    seed: int
+    first_step: int
+
+    def augmented(self) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+        """What makes the augmented image [H, W, 3] of an item."""
+        from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv
+
+        check_auto_augment(self.augment.auto_augment)  # within a data set the error is TensorFlow's
+        size, mean, std = self.processor.size, self.processor.mean, self.processor.std
+
+        def image(item):
+            seed = _seed(self.seed, _IMAGE, item)
+            return augment_image(item["image"], seed, self.augment, size, mean, std)
+
+        return image
+
+    def batches(self, draw: Callable[[dict[str, tf.Tensor]], Any]) -> tf.data.Dataset:
+        """Full batches of what `draw` makes of each item."""
+        items = self._items().map(draw, _calls(self.data))
+        return items.batch(self.data.batch_size, drop_remainder=True)
+
+    def counted(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches made ahead, whose number is known."""
+        steps = steps_per_epoch(self.source, self.data.batch_size)
+        count = steps * self.epochs - self.first_step
+        batches = batches.prefetch(tf.data.AUTOTUNE)
+        return batches.apply(tf.data.experimental.assert_cardinality(count))
+
+    def _items(self) -> tf.data.Dataset:
+        """Items of all epochs, full batches of them, with their `epoch` and `repeat`."""
+        batch_size, repeats = self.data.batch_size, self.augment.repeats
+        steps = steps_per_epoch(self.source, batch_size)
+        first_epoch, skipped = divmod(self.first_step, steps)
+        order = tf.random.fold_in(_key(self.seed), _ORDER)
+
+        def one_epoch(epoch):
+            items = self.source.read(tf.random.fold_in(order, epoch))
+            if repeats > 1:
+                items = items.flat_map(lambda item: _repeat(item, repeats))
+            else:
+                items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
+
+            already_seen = tf.constant(skipped * batch_size, tf.int64)
+            items = items.take(steps * batch_size)
+            items = items.skip(tf.where(epoch == first_epoch, already_seen, 0))
+            return items.map(lambda item: item | {"epoch": epoch})
+
+        return tf.data.Dataset.range(first_epoch, self.epochs).flat_map(one_epoch)
 
 
 def masked_eval_dataset(
@@ -221,53 +276,16 @@ def _fill(x: tf.Tensor, rows: int) -> tf.Tensor:
     return tf.ensure_shape(tf.pad(x, missing), (rows, *x.shape[1:]))
 
 
-def _items(
-    source: Source, data: DataConfig, repeats: int, key: tf.Tensor, epochs: int, first_step: int
-) -> tf.data.Dataset:
-    """Items of all epochs in their order, full batches of them, with their `epoch` and `repeat`."""
-    steps = steps_per_epoch(source, data.batch_size)
-    first_epoch, skipped = divmod(first_step, steps)
-
-    def one_epoch(epoch):
-        items = source.read(tf.random.fold_in(tf.random.fold_in(key, _ORDER), epoch))
-        if repeats > 1:
-            items = items.flat_map(lambda item: _repeat(item, repeats))
-        else:
-            items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
-        items = items.take(steps * data.batch_size)
-        items = items.skip(
-            tf.where(epoch == first_epoch, tf.constant(skipped * data.batch_size, tf.int64), 0)
-        )
-        return items.map(lambda item: item | {"epoch": epoch})
-
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-
-
-def _drawer(key: tf.Tensor, data: DataConfig, augment: AugmentConfig, size: tuple[int, int]):
-    """What makes an augmented image [H, W, 3] of an item."""
-    from deit_tf.data.augment import (
-        augment_image,
-        check_auto_augment,
-    )  # brings keras-cv, which training alone needs
-
-    check_auto_augment(
-        augment.auto_augment
-    )  # here, as within a data set TensorFlow wraps the error in its own
-    return lambda item: augment_image(
-        item["image"], _seed(key, _IMAGE, item), augment, size, data.mean, data.std
-    )
-
-
 def _key(seed: int) -> tf.Tensor:
     return tf.constant([0, seed], tf.int64)
 
 
-def _seed(key: tf.Tensor, stream: int, item: dict[str, tf.Tensor]) -> tf.Tensor:
+def _seed(seed: int, stream: int, item: dict[str, tf.Tensor]) -> tf.Tensor:
     """The seed of one item in one stream of draws."""
-    seed = tf.random.fold_in(key, stream)
+    folded = tf.random.fold_in(_key(seed), stream)
     for part in ("epoch", "index", "repeat"):
-        seed = tf.random.fold_in(seed, item[part])
-    return seed
+        folded = tf.random.fold_in(folded, item[part])
+    return folded
 
 
 def _repeat(item, repeats: int) -> tf.data.Dataset:

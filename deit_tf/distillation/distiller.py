@@ -4,24 +4,25 @@ Paper, section 4; facebookresearch/deit losses.py and engine.py. What training m
 `distiller.student`.
 """
 
+from dataclasses import asdict
 from typing import Literal
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from deit_tf import losses
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Triple
+from deit_tf.data import ImageProcessor
+from deit_tf.distillation.detection import gives_probabilities
+from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.models import heads
-from deit_tf.training.trainer import Judged, Trainer
-
-Kind = Literal["hard", "soft", "none"]
+from deit_tf.training.inputs import check_images, distributions
+from deit_tf.training.trainer import BatchResult, Trainer
 
 
 @keras.saving.register_keras_serializable("deit_tf")
 class Distiller(Trainer):
-    """Trains a DeiT with `fit`, with or without a teacher.
+    """Trains a classifier with `fit`, with or without a teacher.
 
     The class head learns the true labels, the distillation head the teacher's:
     `(1 - alpha) * base + alpha * distillation`. A student without distillation token learns both
@@ -29,7 +30,7 @@ class Distiller(Trainer):
     `fit`.
 
     Args:
-        student: From build_deit or create_model.
+        student: From build_deit or create_model; or any Keras classifier with one output, logits.
         teacher: The teacher; not needed for `none`. It is no part of what is saved.
         kind: `hard` (the paper's), `soft` or `none`.
         alpha: Weight of the teacher's part, 0..1.
@@ -40,8 +41,8 @@ class Distiller(Trainer):
             teacher's; leave it 0 where the data is smoothed already.
         train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the
             labels, `both` each head by itself.
-        mean: Mean of the student's normalization, so that the teacher can undo it.
-        std: Its standard deviation.
+        processor: What the student expects of its images, so that the teacher can undo their
+            normalization; by default the original's.
     Call arguments:
         images: float32 [B, H, W, 3], normalized; in `fit` with labels int [B] or float [B, C], or
             with `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
@@ -58,36 +59,33 @@ class Distiller(Trainer):
         student: keras.Model,
         teacher: Teacher | None = None,
         *,
-        kind: Kind = "hard",
+        kind: Literal["hard", "soft", "none"] = "hard",
         alpha: float = 0.5,
         temperature: float = 1.0,
         normalization: losses.Normalization = "batchmean",
         label_smoothing: float = 0.0,
         train_heads: Literal["mean", "both"] = "mean",
-        mean: Triple = IMAGENET_MEAN,
-        std: Triple = IMAGENET_STD,
+        processor: ImageProcessor | None = None,
         **kwargs,
     ):
-        _check_choice("kind", kind, ("hard", "soft", "none"))
+        _check_choice("kind", kind, (*KINDS, NONE))
         _check_choice("normalization", normalization, ("batchmean", "numel"))
         _check_choice("train_heads", train_heads, ("mean", "both") if kind == "none" else ("mean",))
         _check_range("alpha", alpha, 0 <= alpha <= 1, "lies in 0..1")
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
-        both = heads(student)
-        names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in both.output)]
-        names += ["distillation_loss", "teacher_agreement"] if kind != "none" else []
+        networks = _heads(student)
+        names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in networks.output)]
+        names += ["distillation_loss", "teacher_agreement"] if kind != NONE else []
         super().__init__(student, names, **kwargs)
+
         # Behind a lambda, or Keras would save the student a second time; the teacher is a plain
         # object.
-        self._heads = lambda images, training: both(images, training=training)
+        self._heads = lambda images, training: networks(images, training=training)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
-        self.normalization, self.label_smoothing, self.train_heads = (
-            normalization,
-            label_smoothing,
-            train_heads,
-        )
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.normalization, self.label_smoothing = normalization, label_smoothing
+        self.train_heads = train_heads
+        self.processor = processor or ImageProcessor(student.input_shape[1:3])
         self.teacher = teacher
 
     @property
@@ -98,7 +96,7 @@ class Distiller(Trainer):
     @property
     def distills(self) -> bool:
         """Whether the loss needs a teacher."""
-        return self.kind != "none"
+        return self.kind != NONE
 
     @property
     def teacher(self) -> Teacher | None:
@@ -111,35 +109,37 @@ class Distiller(Trainer):
             teacher.check(self.student)
         self._teacher = teacher
 
-    def judge(self, data, training):
+    def batch_result(self, data, training):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
-        labels, teacher_logits = self._taught(images, labels)
-        targets = self._targets(labels)
-        logits = self._heads(images, training=training)
+        check_images(images, self.student)
+        labels, teacher_logits = self._labels_and_teacher_logits(images, labels)
+        targets = distributions(labels, self.student.output_shape[-1], weight)  # [B, C]
+        logits = self._heads(images, training=training)  # [B, C] of each head
+
         smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
         base, distillation = self._parts(logits, smoothed, teacher_logits)
         values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
-        truth, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
-        values["accuracy"] = _agree(mean, truth)
-        values |= {f"accuracy_{head}": _agree(each, truth) for head, each in logits.items()}
+
+        true_class, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
+        values["accuracy"] = _agreement(mean, true_class)
+        for head, each in logits.items():
+            values[f"accuracy_{head}"] = _agreement(each, true_class)
         if self.distills:
             values["distillation_loss"] = distillation
-            values["teacher_agreement"] = _agree(mean, ops.argmax(teacher_logits, axis=-1))
-        return Judged(values, weight, labels, mean)
+            values["teacher_agreement"] = _agreement(mean, ops.argmax(teacher_logits, axis=-1))
+        return BatchResult(values, weight, labels, mean)
 
-    def over(self, network):
+    def with_network(self, network):
         return type(self)(network, self.teacher, **self._settings())
 
-    def _taught(self, images, labels):
-        """The true labels and the teacher's logits [B, C]: out of the batch where it holds them,
-        else computed.
-        """
+    def _labels_and_teacher_logits(self, images, labels):
+        """True labels and teacher logits [B, C]: out of the batch where it holds them."""
         if isinstance(labels, dict):
             return labels["labels"], labels["teacher_logits"] if self.distills else None
         if not self.distills:
             return labels, None
         self._require_teacher()
-        return labels, self.teacher.logits(images, self.mean, self.std)
+        return labels, self.teacher.logits(images, self.processor)
 
     def _require_teacher(self):
         if self.distills and self.teacher is None:
@@ -150,17 +150,6 @@ class Distiller(Trainer):
         if self.distills:
             self.teacher.check_frozen()
 
-    def _targets(self, labels):
-        """Labels int [B] or [B, 1], or soft [B, C], to float32 [B, C]."""
-        classes = self.student.output_shape[-1]
-        if labels.shape.rank == 2 and labels.shape[-1] == classes and labels.dtype.is_floating:
-            return tf.cast(labels, tf.float32)
-        return (
-            tf.one_hot(tf.reshape(labels, [-1]), classes)
-            if labels.dtype.is_integer
-            else _refuse_labels(labels, classes)
-        )
-
     def _parts(self, logits, targets, teacher_logits):
         """The two parts of the loss, [B] each; without a teacher the second is None."""
         if not self.distills and self.train_heads == "mean":
@@ -170,12 +159,13 @@ class Distiller(Trainer):
                 logits
             ), None
         base = losses.cross_entropy(logits["cls"], targets)
-        pupil = logits.get("dist", logits["cls"])
-        if self.kind == "hard":
-            return base, losses.hard_distillation(pupil, teacher_logits)
-        return base, losses.soft_distillation(
-            pupil, teacher_logits, self.temperature, self.normalization
+        distillation = KINDS[self.kind].loss(
+            logits.get("dist", logits["cls"]),
+            teacher_logits,
+            temperature=self.temperature,
+            normalization=self.normalization,
         )
+        return base, distillation
 
     def _total(self, base, distillation):
         return (
@@ -184,49 +174,72 @@ class Distiller(Trainer):
 
     def get_config(self):
         student = keras.saving.serialize_keras_object(self.student)
-        return {"student": student, **self._settings(), "name": self.name}
+        settings = self._settings() | {"processor": asdict(self.processor)}
+        return {"student": student, **settings, "name": self.name}
 
     def _settings(self):
-        names = (
-            "kind",
-            "alpha",
-            "temperature",
-            "normalization",
-            "label_smoothing",
-            "train_heads",
-            "mean",
-            "std",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {
+            "kind": self.kind,
+            "alpha": self.alpha,
+            "temperature": self.temperature,
+            "normalization": self.normalization,
+            "label_smoothing": self.label_smoothing,
+            "train_heads": self.train_heads,
+            "processor": self.processor,
+        }
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config.pop("student")), **config)
+        student = keras.saving.deserialize_keras_object(config.pop("student"))
+        if "mean" in config:  # of a file from before the processor: its normalization alone
+            size = student.input_shape[1:3]
+            normalization = {"mean": config.pop("mean"), "std": config.pop("std")}
+            config["processor"] = {"image_size": size, **normalization}
+        fields = {key: _tuple(value) for key, value in config.pop("processor").items()}
+        return cls(student, processor=ImageProcessor(**fields), **config)
+
+
+def _heads(student: keras.Model) -> keras.Model:
+    """A model from images to the logits [B, C] of each head, by name; of a single one `cls`.
+
+    Raises:
+        ValueError: If the student has several outputs, less than two classes, or ends in a softmax.
+    """
+    shape = student.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] < 2:
+        raise ValueError(
+            "`student` must be a classifier with one output, logits [B, C] of two classes at "
+            f"least. Received: {student.name} with output {shape}"
+        )
+    if any(layer.name == "head" for layer in student.layers):
+        return heads(student)
+    if gives_probabilities(student):
+        raise ValueError(
+            "`student` must give logits, and its last layer is a softmax: make it with "
+            f"`classifier_activation=None` or without that activation. Received: {student.name}"
+        )
+    return keras.Model(student.input, {"cls": student.output}, name=f"{student.name}_heads")
 
 
 def _mean_of_heads(logits):
     return sum(logits.values()) / len(logits)  # [B, C]
 
 
-def _agree(logits, classes):
+def _agreement(logits, classes):
     """1.0 where the top class is `classes` [B], else 0.0."""
     return ops.cast(ops.argmax(logits, axis=-1) == classes, "float32")  # [B]
 
 
+def _tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _check_choice(name, value, allowed):
     if value not in allowed:
-        raise ValueError(
-            f"`{name}` is one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}"
-        )
+        allowed = ", ".join(map(repr, allowed))
+        raise ValueError(f"`{name}` is one of {allowed}. Received: {name}={value!r}")
 
 
 def _check_range(name, value, fits, rule):
     if not fits:
         raise ValueError(f"`{name}` {rule}. Received: {name}={value}")
-
-
-def _refuse_labels(labels, classes):
-    raise ValueError(
-        f"Labels are whole numbers [B] or probabilities float [B, {classes}]. "
-        f"Received: {labels.dtype.name} {tuple(labels.shape)}"
-    )

@@ -20,14 +20,16 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import TrainConfig
-from deit_tf.data import Source, train_dataset
+from deit_tf.data import ImageProcessor, Source, train_dataset
 from deit_tf.data.sources import IMAGE_SUFFIXES
+from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
-from deit_tf.weights.files import KERAS_FILES, SAFETENSORS, TORCH_FILES
+from deit_tf.files import sha256
+from deit_tf.runs import RunFolder
+from deit_tf.weights.files import SAFETENSORS, TORCH_FILES
 
 Facts = dict[str, Any]
 
-WEIGHTS = (*KERAS_FILES, SAFETENSORS, *TORCH_FILES)  # of a folder, the first that it has
 SAMPLED = 256  # images whose bytes identify a data set that is no folder
 PROBED = 64  # images of the first batch
 PIXELS = "stream.pixels"
@@ -41,7 +43,7 @@ INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compare
 
 
 def stream_facts(
-    config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]
+    config: TrainConfig, sources: tuple[Source, Source], processor: ImageProcessor
 ) -> Facts:
     """What decides the images of every step, and of the held-out set.
 
@@ -51,37 +53,51 @@ def stream_facts(
     Args:
         config: The run.
         sources: Its images to train on and those held out.
-        size: Height and width of the student's images in pixels.
+        processor: What the student expects of them.
     """
     (training, held_out), data = sources, config.data
-    folder = _folder(data.source)
-    augment = {
-        k: v for k, v in asdict(config.augment.resolve()).items() if k not in TRUE_LABELS_ONLY
-    }
+    is_folder = _folder(data.source) is not None
+    augment = asdict(config.augment.resolve())
     facts = {
-        "data.source": "folder" if folder else [training.name, held_out.name],
-        "data.content": _listing(folder) if folder else _sample(sources),
+        "data.source": "folder" if is_folder else [training.name, held_out.name],
+        "data.content": _content(data.source, sources),
         "data.classes": training.class_names,
         "data.images": training.size,
         "data.held_out_images": held_out.size,
-        **{
-            f"data.{name}": getattr(data, name)
-            for name in ("batch_size", "mean", "std", "crop_ratio")
-        },
-        **{f"augment.{name}": value for name, value in augment.items()},
-        "image_size": size,
+        "data.batch_size": data.batch_size,
+        "data.mean": processor.mean,
+        "data.std": processor.std,
+        "data.crop_ratio": processor.crop_ratio,
+        **{f"augment.{k}": v for k, v in augment.items() if k not in TRUE_LABELS_ONLY},
+        "image_size": processor.size,
         "seed": config.seed,
     }
     return json.loads(json.dumps(facts))
 
 
-def first_batch(config: TrainConfig, source: Source, size: tuple[int, int]) -> Facts:
-    """The true label and the mean of all pixels of each of the first images as they come out, mixed
-    and all.
+def changing_facts(config: TrainConfig, sources: tuple[Source, Source]) -> Facts:
+    """What may have changed behind the same settings when a stopped run goes on.
+
+    Args:
+        config: The run.
+        sources: Its images to train on and those held out.
+    """
+    distill = config.distill
+    teacher = distill.teacher if distill.kind != NONE else None
+    return {
+        "data.content": _content(config.data.source, sources),
+        "teacher.files": teacher_files(teacher) if teacher else None,
+    }
+
+
+def first_batch(config: TrainConfig, source: Source, processor: ImageProcessor) -> Facts:
+    """The true label and the mean of all pixels of each of the first images as they come out.
 
     So another version of this code, or of a library, behind the same settings shows.
     """
-    batches = train_dataset(source, config.data, config.augment, size, epochs=1, seed=config.seed)
+    batches = train_dataset(
+        source, config.data, config.augment, processor, epochs=1, seed=config.seed
+    )
     images, labels = next(iter(batches.take(1)))
     means = tf.reduce_mean(images[:PROBED], axis=(1, 2, 3)).numpy()
     return {
@@ -112,17 +128,17 @@ def teacher_facts(teacher: Teacher, name: str) -> Facts:
 
 
 def teacher_files(name: str) -> str | None:
-    """Checksum of the file of weights that `distill.teacher` names, without loading it; None where
-    it is not here.
+    """Checksum of the file of weights that `distill.teacher` names, without loading it.
+
+    None where it is not on this machine.
     """
     _, _, file = name.partition(":")
     path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
     if path is not None and path.is_dir():
-        path = next((path / model for model in WEIGHTS if (path / model).is_file()), None)
-    if path is None:
-        return None
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        others = (path / weights for weights in (SAFETENSORS, *TORCH_FILES))
+        files = (RunFolder(path).find_model(), *others)
+        path = next((file for file in files if file is not None and file.is_file()), None)
+    return None if path is None else sha256(path)
 
 
 def software() -> dict[str, str]:
@@ -179,6 +195,12 @@ def _folder(source: str) -> Path | None:
     return None if named else Path(source).expanduser()
 
 
+def _content(source: str, sources: Sequence[Source]) -> str:
+    """Checksum that identifies the images of a source."""
+    folder = _folder(source)
+    return _sample(sources) if folder is None else _listing(folder)
+
+
 def _listing(folder: Path) -> str:
     """Checksum of the names and sizes of the images in a folder, wherever it lies."""
     digest = hashlib.sha256()
@@ -188,9 +210,13 @@ def _listing(folder: Path) -> str:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, int]]:
+    seen = set()  # links may lead back to where they are
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
+        place = os.path.realpath(parent)
+        is_new = place not in seen
+        seen.add(place)
+        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        for file in files if is_new else ():
             if Path(file).suffix.lower() in IMAGE_SUFFIXES:
                 path = Path(parent, file)
                 yield path.relative_to(folder).as_posix(), path.stat().st_size

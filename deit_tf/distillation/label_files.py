@@ -13,7 +13,6 @@ before.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,20 @@ from typing import Any
 import numpy as np
 
 from deit_tf.distillation.fingerprint import identity
+from deit_tf.files import read_json, remove_partial, write_bytes, write_text
 
 MANIFEST = "manifest.json"
 CHECKSUM = 32  # bytes
 FILE_IMAGES = 1 << 16  # about as many images share a file: what a killed process loses, at most
 LOG_PROBABILITY = np.dtype("<f2")
+# Facts that decide how labels are cut into files.
+LAYOUT_FACTS = (
+    "data.classes",
+    "data.batch_size",
+    "data.images",
+    "data.held_out_images",
+    "distill.top_k",
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,9 @@ class Layout:
 
     def write(self, folder: Path, unit: Unit, payload: bytes) -> None:
         """Write a file, so that it is there whole or not at all."""
-        write_whole(folder / unit.name, payload + self._checksum(unit, payload))
-        for torn in folder.glob(f".{unit.name}.*.partial"):  # of a process that was killed
-            torn.unlink(missing_ok=True)
+        file = folder / unit.name
+        write_bytes(payload + self._checksum(unit, payload), file)
+        remove_partial(folder, file.stem)
 
     def flaw(self, folder: Path, unit: Unit) -> str | None:
         """What is wrong with a file: `missing`, `damaged`, or nothing."""
@@ -176,14 +184,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no teacher's labels. Make them with `deit-tf label`."
+            f"{folder} holds no teacher labels. Make them with `deit-tf label`."
         )
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged: {error}. Make the labels anew in another folder."
-        ) from error
+        facts = read_json(file, keys=("steps_per_file", "software", *LAYOUT_FACTS))
+        Layout.of(facts)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{error} Make the labels anew in another folder.") from error
+    return facts
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -191,17 +199,4 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     lines = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()
     )
-    write_whole(folder / MANIFEST, f"{{\n{lines}\n}}\n".encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file under a temporary name, have the disk hold it, and rename it."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(f"{{\n{lines}\n}}\n", folder / MANIFEST)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import track
 
-from deit_tf.config import TrainConfig
+from deit_tf.config import TrainConfig, check_labeling
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
 from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
 from deit_tf.distillation.label_files import (
@@ -28,14 +28,14 @@ from deit_tf.distillation.label_files import (
     read_manifest,
     write_manifest,
 )
-from deit_tf.distillation.teacher import Teacher, load_teacher
-from deit_tf.distillation.teacher_labels import refuse_differences, run_facts, student_size
+from deit_tf.distillation.teacher import Teacher
+from deit_tf.distillation.teacher_labels import check_same, run_facts, student_processor
+from deit_tf.distillation.teacher_sources import load_teacher
 
 log = logging.getLogger(__name__)
 
-Answers = tuple[
-    np.ndarray, np.ndarray | None
-]  # classes [B] or [B, k]; log-probabilities [B, k + 1]
+# classes [B] or [B, k]; log-probabilities [B, k + 1]
+Answers = tuple[np.ndarray, np.ndarray | None]
 
 
 def make_labels(
@@ -66,11 +66,12 @@ def make_labels(
     _check_making(config, epochs, shard)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    sources, folder, size = open_sources(config.data), Path(folder), student_size(config)
+    sources, folder = open_sources(config.data), Path(folder)
+    processor = student_processor(config)
     with _precision(config.precision):
-        teacher = load_teacher(config.distill.teacher, sources[0].class_names)
+        teacher = load_teacher(config.distill.teacher, sources[0].class_names, processor)
     _check_answers(teacher, len(sources[0].class_names), config.distill.top_k)
-    facts = run_facts(config, sources, size) | first_batch(config, sources[0], size)
+    facts = run_facts(config, sources, processor) | first_batch(config, sources[0], processor)
     facts |= teacher_facts(teacher, config.distill.teacher)
     layout = Layout.of(_agree_on(folder, facts, config.data.batch_size))
     units = [*layout.training_units(epochs), *layout.held_out_units()]
@@ -91,17 +92,7 @@ def make_labels(
 
 
 def _check_making(config: TrainConfig, epochs: range, shard: tuple[int, int]) -> None:
-    distill = config.distill
-    if config.task != "classify" or distill.kind == "none" or distill.teacher is None:
-        raise ValueError(
-            "Labels are a teacher's: `task` is classify, `distill.kind` hard or soft, and "
-            f"`distill.teacher` set. Received: {config.task}, {distill.kind}, {distill.teacher}"
-        )
-    if distill.kind == "soft" and not distill.top_k:
-        raise ValueError(
-            "`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. "
-            "Received: 0"
-        )
+    check_labeling(config)
     if not len(epochs) or epochs.start < 0 or epochs.step != 1:
         raise ValueError(
             f"`epochs` are A:B with 0 <= A < B. Received: {epochs.start}:{epochs.stop}"
@@ -144,7 +135,7 @@ def _agree_on(folder: Path, facts: Mapping[str, Any], batch_size: int) -> dict[s
     except FileNotFoundError:
         steps = max(1, FILE_IMAGES // batch_size)
         write_manifest(folder, then := {"steps_per_file": steps, "software": software(), **facts})
-    refuse_differences(folder, then, facts, INFORMATION)
+    check_same(folder, then, facts, INFORMATION)
     return then
 
 
@@ -163,7 +154,7 @@ def _answers(
     sources: tuple[Source, Source],
 ) -> Iterator[Answers]:
     """The answers at every step of these files, in their order."""
-    answer = _answerer(teacher, config, layout.top_k)
+    answer = _answerer(teacher, student_processor(config), layout.top_k)
     for run in _runs(units, layout):
         first, stop = layout.span(run[0])[0], layout.span(run[-1])[1]
         yield from map(answer, _batches(first, stop, run[0].epoch is None, config, sources, layout))
@@ -193,25 +184,32 @@ def _batches(
     layout: Layout,
 ) -> tf.data.Dataset:
     """The images of steps first to stop - 1, as the student will see them."""
-    data, size = config.data, student_size(config)
+    data, processor = config.data, student_processor(config)
     if held_out:
         start, count = first * data.batch_size, (stop - first) * data.batch_size
         part = replace(sources[1], read=lambda seed: sources[1].read(seed).skip(start).take(count))
-        processor = ImageProcessor(size, data.crop_ratio, data.mean, data.std)
         return eval_dataset(part, data, processor).map(lambda images, labels: images)
     epochs = -(-stop // layout.steps)
     batches = train_dataset(
-        sources[0], data, config.augment, size, epochs=epochs, seed=config.seed, first_step=first
+        sources[0],
+        data,
+        config.augment,
+        processor,
+        epochs=epochs,
+        seed=config.seed,
+        first_step=first,
     )
     return batches.map(lambda images, labels: images).take(stop - first)
 
 
-def _answerer(teacher: Teacher, config: TrainConfig, top_k: int) -> Callable[[tf.Tensor], Answers]:
+def _answerer(
+    teacher: Teacher, processor: ImageProcessor, top_k: int
+) -> Callable[[tf.Tensor], Answers]:
     """What makes a teacher's answers of a batch of images."""
 
     @tf.function(reduce_retracing=True)
     def run(images):
-        logits = teacher.logits(images, config.data.mean, config.data.std)  # [B, C]
+        logits = teacher.logits(images, processor)  # [B, C]
         finite = tf.reduce_all(tf.math.is_finite(logits))
         return finite, *(_likeliest(logits, top_k) if top_k else (tf.argmax(logits, axis=-1),))
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from deit_tf.config import Size, TrainConfig
-from deit_tf.data import Source
-from deit_tf.data.preprocess import height_width
+from deit_tf.config import TrainConfig
+from deit_tf.data import ImageProcessor, Source
 from deit_tf.distillation.fingerprint import (
     differences,
     first_batch,
@@ -24,7 +23,7 @@ from deit_tf.distillation.fingerprint import (
     teacher_files,
 )
 from deit_tf.distillation.label_files import CHECKSUM, LOG_PROBABILITY, Layout, Unit, read_manifest
-from deit_tf.models import VARIANTS
+from deit_tf.models.variants import find_variant
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ def open_cache(
     folder: str | Path,
     config: TrainConfig,
     sources: tuple[Source, Source],
-    image_size: Size | None = None,
+    processor: ImageProcessor | None = None,
     first_step: int = 0,
 ) -> Cache:
     """Open labels that `make_labels` made, for a run that trains on the same stream; no teacher is
@@ -170,23 +169,19 @@ def open_cache(
         folder: Where they lie.
         config: The run; labels of its epochs must be there, and of the held-out images.
         sources: Its images to train on and those held out.
-        image_size: Height and width of the student's images in pixels, or one number; by default as
-            `config` says.
+        processor: What the student expects of its images; by default as `config` says.
         first_step: Labels of steps before this one may be missing.
     Raises:
         FileNotFoundError: If there are no labels.
         ValueError: If they were made for another stream or teacher, which it names; if some are
             missing or damaged, which it names; if soft labels are wanted and these are hard.
     """
-    folder, size = (
-        Path(folder),
-        student_size(config) if image_size is None else height_width(image_size),
-    )
+    folder, processor = Path(folder), processor or student_processor(config)
     then = read_manifest(folder)
-    now = run_facts(config, sources, size)
+    now = run_facts(config, sources, processor)
     if config.distill.top_k == 0:
         del now["distill.top_k"]  # whatever is there
-    refuse_differences(folder, then, now | _teacher_here(config.distill.teacher))
+    check_same(folder, then, now | _teacher_here(config.distill.teacher))
     layout, hard = Layout.of(then), config.distill.kind == "hard"
     if not hard and layout.top_k == 0:
         raise ValueError(
@@ -194,9 +189,9 @@ def open_cache(
             "hard labels. Make others with `deit-tf label --distill.top_k 10` in another "
             "folder, or set `distill.kind` to hard."
         )
-    _refuse_incomplete(folder, layout, config.epochs, first_step)
-    refuse_differences(
-        folder, then, first_batch(config, sources[0], size)
+    _check_complete(folder, layout, config.epochs, first_step)
+    check_same(
+        folder, then, first_batch(config, sources[0], processor)
     )  # last, as it takes longest
     if then["software"] != software():
         log.warning(
@@ -209,34 +204,29 @@ def open_cache(
     return Cache(folder, layout, hard, config.epochs)
 
 
-def student_size(config: TrainConfig) -> tuple[int, int]:
-    """Height and width of the images that the student of `config` takes.
+def student_processor(config: TrainConfig) -> ImageProcessor:
+    """What the student of `config` expects of its images, before it is built.
 
     Raises:
         ValueError: If there is no model of that name.
     """
-    if config.model.image_size is None and config.model.name not in VARIANTS:
-        raise ValueError(
-            f"`model.name` is one of {', '.join(VARIANTS)}. Received: {config.model.name!r}"
-        )
-    return height_width(config.model.image_size or VARIANTS[config.model.name].image_size)
+    size = config.model.image_size or find_variant(config.model.name).image_size
+    return ImageProcessor.from_config(config.data, size)
 
 
 def run_facts(
-    config: TrainConfig, sources: tuple[Source, Source], size: tuple[int, int]
+    config: TrainConfig, sources: tuple[Source, Source], processor: ImageProcessor
 ) -> dict[str, Any]:
-    """What labels must hold for, but for the teacher and the first batch; `size` is that of the
-    student's images.
-    """
+    """What labels must hold for, but for the teacher and the first batch."""
     return {
         "format": FORMAT,
         "distill.top_k": config.distill.top_k,
-        **stream_facts(config, sources, size),
+        **stream_facts(config, sources, processor),
     }
 
 
 def _teacher_here(name: str | None) -> dict[str, Any]:
-    """What can be told of a teacher without loading it."""
+    """What is known of a teacher without loading it."""
     if name is None:
         return {}
     if checksum := teacher_files(name):
@@ -244,9 +234,7 @@ def _teacher_here(name: str | None) -> dict[str, Any]:
     return {"teacher.name": name} if name.startswith(("hf://", "keras:", "keras-hub:")) else {}
 
 
-def refuse_differences(
-    folder: Path, then: Mapping, now: Mapping, left_out: Sequence[str] = ()
-) -> None:
+def check_same(folder: Path, then: Mapping, now: Mapping, left_out: Sequence[str] = ()) -> None:
     """Raise a ValueError that names what labels in `folder` were made for and what they are wanted
     for.
     """
@@ -258,7 +246,7 @@ def refuse_differences(
         )
 
 
-def _refuse_incomplete(folder: Path, layout: Layout, epochs: int, first_step: int) -> None:
+def _check_complete(folder: Path, layout: Layout, epochs: int, first_step: int) -> None:
     """Read every file that a run will need, and name what is missing or damaged."""
     units = [*layout.units_from(first_step, epochs), *layout.held_out_units()]
     flaws = {unit: layout.flaw(folder, unit) for unit in units}
@@ -270,12 +258,12 @@ def _refuse_incomplete(folder: Path, layout: Layout, epochs: int, first_step: in
         )
     if missing := [unit for unit, flaw in flaws.items() if flaw == "missing"]:
         raise ValueError(
-            f"{folder} lacks the labels of {_told(missing, layout)}. Make them with `deit-tf "
+            f"{folder} lacks the labels of {_named(missing, layout)}. Make them with `deit-tf "
             "label --epochs A:B`; what is there stays."
         )
 
 
-def _told(units: Sequence[Unit], layout: Layout) -> str:
+def _named(units: Sequence[Unit], layout: Layout) -> str:
     """Such as: epochs 3 to 5, epoch 7 (steps 0 to 63), the held-out images."""
     parts: dict[int | None, list[Unit]] = {}
     for unit in units:
@@ -288,12 +276,12 @@ def _told(units: Sequence[Unit], layout: Layout) -> str:
     ]
     starts = [epoch for epoch in whole if epoch - 1 not in whole]
     ends = [epoch for epoch in whole if epoch + 1 not in whole]
-    told = [
+    named = [
         f"epochs {a} to {b}" if a < b else f"epoch {a}" for a, b in zip(starts, ends, strict=True)
     ]
     torn = [unit for epoch, each in parts.items() if epoch not in whole for unit in each]
-    told += [f"epoch {unit.epoch} (steps {unit.start} to {unit.stop - 1})" for unit in torn]
-    return ", ".join([*told, "the held-out images"] if held_out else told)
+    named += [f"epoch {unit.epoch} (steps {unit.start} to {unit.stop - 1})" for unit in torn]
+    return ", ".join([*named, "the held-out images"] if held_out else named)
 
 
 def _spread(log_probabilities: tf.Tensor, classes: tf.Tensor, count: int) -> tf.Tensor:

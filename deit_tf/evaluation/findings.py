@@ -4,7 +4,6 @@ look, the exports.
 Arrays and plain records; how they look on a page is the report's affair.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,16 +13,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.data import Source, eval_dataset, masked_eval_dataset, open_sources
-from deit_tf.distillation.teacher import Teacher, load_teacher
+from deit_tf.data import Source, eval_dataset, masked_eval_dataset
+from deit_tf.distillation.teacher import Teacher
+from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.exporting.saved_model import load_saved_model
 from deit_tf.exporting.tflite import SUFFIX, ExportError, deviation, load_tflite
 from deit_tf.losses import masked_l1
 from deit_tf.models import attention_maps, heads
-from deit_tf.runs import SAMPLES, Run, load_network, load_run
+from deit_tf.runs import RunFolder, load_network, load_run
+from deit_tf.runs.load import SAMPLES
 
 PICTURES = 12
-EMA_FILES = ("student_ema.keras", "teacher_ema.keras")
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,10 @@ class Findings:
 
     def __init__(self, path: str | Path, exports: str | Path | None = None):
         self.path = Path(path)
-        if not (self.path / "summary.json").is_file():
-            raise FileNotFoundError(f"{path} is no finished run: it has no summary.json.")
-        self.run: Run = load_run(self.path)
-        self.summary: dict = json.loads((self.path / "summary.json").read_text())
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        self.epochs: list[dict] = [json.loads(line) for line in lines]
+        folder = RunFolder(self.path)
+        self.summary = folder.read_summary()
+        self.run = load_run(self.path)
+        self.epochs = folder.read_metrics()
         self._folders = [self.path] + ([Path(exports)] if exports else [])
         self.notes: list[str] = []
 
@@ -132,7 +130,7 @@ class Findings:
         hand.
         """
         try:
-            return open_sources(self.run.config.data)[1]
+            return self.run.sources[1]
         except (FileNotFoundError, ValueError) as error:
             self.notes.append(
                 f"The held-out images are not at hand, so nothing below looks at pictures: {error}"
@@ -146,7 +144,7 @@ class Findings:
         if self.summary["kind"] not in ("hard", "soft") or not distill.teacher:
             return None
         try:
-            return load_teacher(distill.teacher, self.run.labels)
+            return load_teacher(distill.teacher, self.run.labels, self.run.processor)
         except (OSError, ValueError, ImportError) as error:
             self.notes.append(
                 f"The teacher could not be loaded, so its opinions are missing: {error}"
@@ -270,7 +268,7 @@ class Findings:
         """From normalized images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
         model, teacher = self.run.model, self.teacher
         both = heads(model) if _is_deit(model) else None
-        file = next((self.path / name for name in EMA_FILES if (self.path / name).is_file()), None)
+        file = RunFolder(self.path).find_model("_ema")
         average = load_network(file) if file else None
 
         def voices(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -280,9 +278,7 @@ class Findings:
             }
             logits |= said if len(said) > 1 else {}
             if teacher:
-                logits["teacher"] = np.asarray(
-                    teacher.logits(images, self.run.processor.mean, self.run.processor.std)
-                )
+                logits["teacher"] = np.asarray(teacher.logits(images, self.run.processor))
             return logits | ({"ema": average.predict_on_batch(images)} if average else {})
 
         return voices

@@ -6,8 +6,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deit_tf.config import DataConfig, TrainConfig
-from deit_tf.data import Source, masked_dataset, open_sources, train_dataset
-from deit_tf.data.preprocess import height_width
+from deit_tf.data import (
+    ImageProcessor,
+    Source,
+    masked_dataset,
+    open_sources,
+    train_dataset,
+)
+from deit_tf.distillation.teacher_labels import student_processor
 from deit_tf.files import replacing
 from deit_tf.models.variants import find_variant
 
@@ -38,14 +44,14 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
         raise ValueError(
             f"`images` and `columns` are positive. Received: images={images}, columns={columns}"
         )
-    variant = find_variant(config.model.name)
     training, _ = open_sources(config.data)
-    size = height_width(config.model.image_size or variant.image_size)
+    processor = student_processor(config)
     if config.task == "masked":
-        pixels = _masked(config, training, size, config.model.patch_size or variant.patch_size)
+        pixels = _masked(config, training, processor)
         captions = [[]] * len(pixels)
     else:
-        pixels, captions = _labeled(config, training, size)
+        pixels, captions = _labeled(config, training, processor)
+
     sheet = _sheet(pixels[:images], captions[:images], columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -54,24 +60,34 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
 
 
 def _labeled(
-    config: TrainConfig, training: Source, size: tuple[int, int]
+    config: TrainConfig, training: Source, processor: ImageProcessor
 ) -> tuple[np.ndarray, list[list[str]]]:
     """The first batch as uint8 [B, H, W, 3], and the classes of each image."""
-    batches = train_dataset(training, config.data, config.augment, size, epochs=1, seed=config.seed)
+    batches = train_dataset(
+        training, config.data, config.augment, processor, epochs=1, seed=config.seed
+    )
     batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
-    spread = config.augment.resolve().label_smoothing / len(training.class_names)
-    return _pixels(batch, config.data), [
-        _caption(row, spread, training.class_names) for row in labels
-    ]
+    names = training.class_names
+    spread = config.augment.resolve().label_smoothing / len(names)
+    return _pixels(batch, config.data), [_caption(row, spread, names) for row in labels]
 
 
-def _masked(config: TrainConfig, training: Source, size: tuple[int, int], patch: int) -> np.ndarray:
+def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) -> np.ndarray:
     """The first batch as uint8 [B, H, W, 3], gray where a patch is hidden."""
+    patch = config.model.patch_size or find_variant(config.model.name).patch_size
     batches = masked_dataset(
-        training, config.data, config.augment, config.mask, size, patch, epochs=1, seed=config.seed
+        training,
+        config.data,
+        config.augment,
+        config.mask,
+        processor,
+        patch,
+        epochs=1,
+        seed=config.seed,
     )
     batch = next(batches.as_numpy_iterator())
-    mask = batch["mask"].reshape(-1, size[0] // patch, size[1] // patch)
+    rows, columns = (side // patch for side in processor.size)
+    mask = batch["mask"].reshape(-1, rows, columns)
     hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
     return np.where(hidden, np.uint8(GRAY), _pixels(batch["image"], config.data))
 

@@ -3,7 +3,6 @@
 The page is one HTML file with nothing outside it: no script, no font, no picture is fetched.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.evaluation.charts import line_chart, picture, tint, where
 from deit_tf.evaluation.findings import Decisions, Findings
 from deit_tf.files import replacing
+from deit_tf.runs import RunFolder
 
 # column: field of the evaluation
 _SHARES = {
@@ -82,10 +83,7 @@ def compare(runs: Sequence[str]) -> Table:
     for column in ("weights", *_SHARES, "images", "seconds"):
         table.add_column(column, justify="right")
     for run in runs:
-        file = Path(run) / "summary.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"{run} is no finished run: it has no summary.json.")
-        table.add_row(*_row(Path(run).name, json.loads(file.read_text())))
+        table.add_row(*_row(Path(run).name, RunFolder(Path(run)).read_summary()))
     return table
 
 
@@ -126,7 +124,7 @@ def write_report(
         "percent": lambda share: _percent(share).replace(" ", NO_BREAK),
         "megabytes": lambda size: f"{size / 1e6:.2f}{NO_BREAK}MB",
     }
-    out = Path(out) if out else findings.path / "report.html"
+    out = Path(out) if out else RunFolder(findings.path).report
     out.parent.mkdir(parents=True, exist_ok=True)
     page = environment.get_template("report.html").render(_page(findings))
     with replacing(out) as temporary:
@@ -148,7 +146,7 @@ def _page(findings: Findings) -> dict:
             (pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts
         ],
         "artifacts": findings.artifacts,
-        "config": (findings.path / "config.yaml").read_text(),
+        "config": RunFolder(findings.path).config.read_text(encoding="utf-8"),
         "who": _WHO,
         # Small images have large pixels, which are not to be blurred.
         "rendering": "pixelated" if max(findings.run.processor.size) <= 64 else "auto",
@@ -258,10 +256,8 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
     return rows
 
 
-_LEARNS = {
-    "hard": "true labels and the teacher's decisions (hard distillation)",
-    "soft": "true labels and the teacher's probabilities (soft distillation)",
-    "none": "true labels alone",
+_LEARNS = {kind: entry.sentence for kind, entry in KINDS.items()} | {
+    NONE: "true labels alone",
     "teacher": "true labels alone; it is a teacher",
     "masked": "the images themselves: hidden patches are guessed (SimMIM)",
 }

@@ -1,15 +1,12 @@
-"""Checkpoints of a running training: whole files, checked when they are read, so that a run
-survives any stop.
+"""Checkpoints of a running training: whole files, checked when they are read.
 
-`checkpoints/step-000001234.safetensors` holds every variable of the run after that many steps, and
-in its metadata where the run stands. These are for going on with a run; models to use are `.keras`
-files.
+`step-000001234.safetensors` holds every variable of the run after that many steps, and in its
+metadata where the run stands. These are for going on with a run; models to use are `.keras` files.
 """
 
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +19,9 @@ from deit_tf.files import replacing
 
 log = logging.getLogger(__name__)
 
+FORMAT = "2"  # 1 had no mark, and its checksum was of the variables alone
+DAMAGED = ".damaged"  # what is added to the name of one that is set aside
+
 
 @dataclass(frozen=True)
 class Position:
@@ -33,6 +33,7 @@ class Position:
         figures: Means of that epoch's figures over those steps.
         best: The best evaluation so far; None before the first.
         best_step: Steps of the whole run at that evaluation.
+        held_out: Figures of the last evaluation; None before the first, and in files of format 1.
     """
 
     epoch: int = 0
@@ -40,6 +41,7 @@ class Position:
     figures: dict[str, float] | None = None
     best: float | None = None
     best_step: int | None = None
+    held_out: dict[str, float] | None = None
 
 
 class Checkpoints:
@@ -71,59 +73,77 @@ class Checkpoints:
         state = {name: np.array(variable, order="C") for name, variable in variables.items()}
         if not self.writes:
             return
-        target = self.folder / f"step-{steps:09d}.safetensors"
+        file = self._file(steps)
+        described = json.dumps(asdict(position))
+        metadata = {
+            "format": FORMAT,
+            "position": described,
+            "checksum": _checksum(state, f"{file.name} {described}"),
+        }
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                save_file(
-                    state,
-                    temporary,
-                    {"position": json.dumps(asdict(position)), "checksum": _checksum(state)},
-                )
-                _sync(temporary)
-            _sync(self.folder)
+            with replacing(file) as temporary:
+                save_file(state, temporary, metadata)
         except (OSError, SafetensorError) as error:
             size = sum(array.nbytes for array in state.values()) / 1e6
             raise OSError(
                 f"The checkpoint of step {steps} ({size:.1f} MB) could not be written to "
-                f"{self.folder}: {error}. The checkpoints before it are whole: free some space "
-                "and run the same command again."
+                f"{self.folder}: {error}. The checkpoints before it are whole: free some space and "
+                "run the same command again."
             ) from error
+
+        best = self._file(position.best_step or 0)
         for old in self.files()[: -self.keep]:
-            if old.name != f"step-{position.best_step or 0:09d}.safetensors":
+            if old != best:
                 old.unlink()
 
     def restore(self, variables: dict[str, keras.Variable]) -> Position | None:
         """Read the newest one that is whole into `variables`; None where there is not any file.
 
+        Newer ones that are damaged are set aside, so that they do not count among those kept.
+
         Raises:
             ValueError: If there are files and none is whole, or they are of another model.
         """
+        damaged = []
         for file in reversed(self.files()):
             try:
                 state, position = _read(file)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s is damaged (%s): going back to the one before.", file, error)
+                damaged.append(file)
                 continue
             _assign(state, variables, file)
+            self._set_aside(damaged)
             log.info(
                 "Going on from %s: %d epochs and %d steps.", file, position.epoch, position.step
             )
             return position
-        if self.files():
+
+        if damaged:
             raise ValueError(
                 f"No checkpoint in {self.folder} is whole. Pass --overwrite to start over."
             )
         return None
 
+    def _file(self, steps: int) -> Path:
+        return self.folder / f"step-{steps:09d}.safetensors"
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        for file in damaged if self.writes else ():
+            file.rename(file.with_name(file.name + DAMAGED))
+
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], Position]:
     with safe_open(file, "numpy") as opened:
         metadata = opened.metadata()
-        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
-    if _checksum(state) != metadata["checksum"]:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, no dict
+    described = metadata["position"]
+    signed = f"{file.name} {described}" if metadata.get("format") == FORMAT else ""
+    if _checksum(state, signed) != metadata["checksum"]:
         raise ValueError("its checksum is wrong")
-    return state, Position(**json.loads(metadata["position"]))
+    return state, Position(**json.loads(described))
 
 
 def _assign(state: dict[str, np.ndarray], variables: dict[str, keras.Variable], file: Path) -> None:
@@ -134,25 +154,17 @@ def _assign(state: dict[str, np.ndarray], variables: dict[str, keras.Variable], 
     }
     if wrong := sorted((state.keys() ^ variables.keys()) | differing):
         raise ValueError(
-            f"{file} is of another model: {', '.join(wrong[:5])} differ. Pass --overwrite to "
-            "start over."
+            f"{file} is of another model: {', '.join(wrong[:5])} differ. Pass --overwrite to start "
+            "over."
         )
     for name, variable in variables.items():
         variable.assign(state[name])
 
 
-def _checksum(state: dict[str, np.ndarray]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _checksum(state: dict[str, np.ndarray], signed: str) -> str:
+    """Of the variables, and of `signed`: where the run stands, and the name of the file."""
+    digest = hashlib.blake2b(signed.encode(), digest_size=16)
     for name in sorted(state):
         digest.update(f"{name} {state[name].dtype} {state[name].shape} ".encode())
         digest.update(state[name].data)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written, before anything relies on it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

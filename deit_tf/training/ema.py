@@ -1,12 +1,16 @@
-"""Exponential moving average of a network's weights, held by a second network of the same
-architecture.
+"""Exponential moving average of a network's weights, held by a second network like it.
 
 As timm's ModelEma (timm/utils/model_ema.py) and tensorflow-addons' MovingAverage, it starts at the
 initial weights.
 """
 
+from collections.abc import Mapping
+
 import keras
+import numpy as np
 import tensorflow as tf
+
+EMA = "ema/"  # what precedes the names of its variables
 
 
 class Ema:
@@ -30,6 +34,27 @@ class Ema:
             )
         self.decay = decay
         self.network = keras.models.clone_model(network)
+        self.restart(network)
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """The average, by names that do not depend on what else was built in this process."""
+        return {f"{EMA}{i:04d}": weight for i, weight in enumerate(self.network.weights)}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Take the average from `arrays`, if they hold one that fits; returns whether they do."""
+        variables = self.variables
+        fits = all(
+            name in arrays and tuple(arrays[name].shape) == tuple(variable.shape)
+            for name, variable in variables.items()
+        )
+        if fits:
+            for name, variable in variables.items():
+                variable.assign(np.asarray(arrays[name]))
+        return fits
+
+    def restart(self, network: keras.Model) -> None:
+        """Begin again at the weights of `network`."""
         self.network.set_weights(network.get_weights())
 
     def update(self, network: keras.Model, applied: tf.Tensor) -> None:

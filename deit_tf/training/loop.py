@@ -1,12 +1,10 @@
-"""The loop over epochs: steps, evaluation, figures, checkpoints; it starts wherever the last
-checkpoint stands.
+"""The loop over epochs: steps, evaluation, figures, checkpoints; it goes on from the last of these.
 
 Keras's own `fit` runs the same `train_step`, but goes on neither in the middle of an epoch nor on
 several machines.
 """
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +16,14 @@ import keras
 import tensorflow as tf
 
 from deit_tf.training.checkpoints import Checkpoints, Position
-from deit_tf.training.metrics import Curves
-from deit_tf.training.replicas import distribute, is_chief, meet
+from deit_tf.training.guard import FiniteGuard
+from deit_tf.training.interruption import StopRequest, stop_request
+from deit_tf.training.metrics import HELD_OUT, EpochFigures
+from deit_tf.training.replicas import distribute, is_chief, synchronize
 from deit_tf.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-OVERFLOWS = 20  # steps in a row that float16 may skip
 # What the workers of a cluster see where one of them is gone.
 _GONE = (
     tf.errors.UnavailableError,
@@ -32,6 +31,7 @@ _GONE = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Loop:
         strategy: Where it runs; the trainer was made in its scope.
         checkpoints: Where the state is kept.
         every_steps: Steps between checkpoints within an epoch; None keeps them to the epochs.
-        curves: Where figures go.
+        figures: Where figures go.
         on_best: Called where an evaluation is the best so far.
         xla: Whether XLA compiles the step.
         precision: Its name, for messages.
@@ -63,90 +63,104 @@ class Loop:
     strategy: tf.distribute.Strategy
     checkpoints: Checkpoints
     every_steps: int | None
-    curves: Curves
+    figures: EpochFigures
     on_best: Callable[[], None]
     xla: bool
     precision: str
 
-    def run(self) -> None:
-        """Train to the end.
+    def run(self) -> Figures:
+        """Train to the end; returns the figures of the last evaluation.
+
+        The first Ctrl-C or SIGTERM writes a checkpoint and stops; a second one stops at once.
 
         Raises:
             FloatingPointError: If the loss or the gradient is no longer finite.
             ConnectionError: If a worker of the cluster is gone.
             OSError: If a checkpoint cannot be written.
             ValueError: If the workers do not share one folder of checkpoints.
+            KeyboardInterrupt, SystemExit: If a signal asked for it.
         """
         variables = variables_of(self.trainer)
         position = self.checkpoints.restore(variables) or Position()
         first = position.epoch * self.steps + position.step
-        if meet(self.strategy, first) != first:
-            raise ValueError(
-                "`out` must be one folder that all workers share: here a run would go on at "
-                f"step {first}, and with others elsewhere."
-            )
-        self.curves.keep(position.epoch)
-        train = _function(self.strategy, self.trainer.train_step, self.xla)
-        judges = {"val_": self.trainer}
-        if self.trainer.ema:
-            judges["val_ema_"] = self.trainer.over(self.trainer.ema.network)
-            judges["val_ema_"].compile()
-        evaluate = {
-            prefix: (judge, _function(self.strategy, judge.test_step))
-            for prefix, judge in judges.items()
-        }
-        with self._told(first) as step_of_run:
+        self._check_shared(first)
+        self.figures.keep(position.epoch)
+
+        train = _over_replicas(self.strategy, self.trainer.train_step, self.xla)
+        evaluate = self._evaluations()
+        running = _Running(variables, FiniteGuard(self.precision), step=first)
+        with self._naming_lost_worker(running), stop_request() as running.stop:
             iterator = iter(distribute(self.batches(first), self.strategy))
             while position.epoch < self.epochs:
-                figures = self._train_epoch(train, iterator, position, variables, step_of_run)
-                for prefix, (judge, function) in evaluate.items():
-                    figures |= {
-                        f"{prefix}{name}": value
-                        for name, value in self._evaluate(judge, function).items()
-                    }
-                position = self._end_epoch(figures, position, variables)
+                figures = self._train_epoch(train, iterator, position, running)
+                held_out = evaluate()
+                position = self._end_epoch(figures | held_out, position, running)
 
-    def _train_epoch(
-        self, train, iterator, position: Position, variables, step_of_run
-    ) -> dict[str, float]:
+        held_out = position.held_out or evaluate()  # a checkpoint of format 1 does not hold them
+        prefix = len(HELD_OUT)
+        return {name[prefix:]: figure for name, figure in held_out.items()}
+
+    def _train_epoch(self, train, iterator, position: Position, running: "_Running") -> Figures:
         """The steps that `position` leaves of its epoch."""
         log.info("Epoch %d of %d", position.epoch + 1, self.epochs)
-        progress = keras.utils.Progbar(
-            self.steps, verbose=_verbosity(self.strategy), unit_name="step"
-        )
+        verbosity = _verbosity(self.strategy)
+        progress = keras.utils.Progbar(self.steps, verbose=verbosity, unit_name="step")
         self.trainer.reset_metrics()
-        guard = _Guard(self, position)
+
         started, waited = time.perf_counter(), 0.0
         for step in range(position.step + 1, self.steps + 1):
             asked = time.perf_counter()
             batch = next(iterator)
             waited += time.perf_counter() - asked
-            step_of_run[0] = position.epoch * self.steps + step
-            seen = train(batch)
-            seen = {name: float(value) for name, value in seen.items()}
-            guard.check(seen, step)
-            progress.update(step, seen.items(), finalize=False)
-            if self.every_steps and step_of_run[0] % self.every_steps == 0 and step < self.steps:
-                self.checkpoints.write(
-                    variables,
-                    replace(position, step=step, figures=self._figures(position, step)),
-                    step_of_run[0],
-                )
+
+            running.step = position.epoch * self.steps + step
+            figures = _floats(train(batch))
+            self._check_finite(figures, position, step, running)
+            progress.update(step, figures.items(), finalize=False)
+            self._write_within(position, step, running)
+
         seconds = time.perf_counter() - started
-        figures = self._figures(position, self.steps)
+        figures = self._means(position, self.steps)
         progress.update(self.steps, figures.items(), finalize=True)
         rate = (self.steps - position.step) / seconds
         return figures | {
-            "learning_rate": float(self.trainer.optimizer.learning_rate),
+            "learning_rate": self._learning_rate(),
             "steps_per_second": round(rate, 3),
             "images_per_second": round(rate * self.batch_size, 1),
             "data_wait_seconds": round(waited, 3),
         }
 
-    def _figures(self, position: Position, step: int) -> dict[str, float]:
-        """Means over the epoch up to `step`, with what they were at `position`, where the run went
-        on.
-        """
+    def _check_finite(
+        self, figures: Figures, position: Position, step: int, running: "_Running"
+    ) -> None:
+        files = self.checkpoints.files()
+        last = f"The last good checkpoint is {files[-1]}." if files else ""
+        where = f"step {step} of epoch {position.epoch + 1}"
+        running.guard.check_step(figures, where, self._learning_rate(), last)
+
+    def _write_within(self, position: Position, step: int, running: "_Running") -> None:
+        """Write a checkpoint within an epoch where it is time for one, or a signal asks to stop."""
+        due = self.every_steps and running.step % self.every_steps == 0 and step < self.steps
+        asked = running.stop.signal is not None and self.strategy.cluster_resolver is None
+        if due or asked:
+            now = replace(position, step=step, figures=self._means(position, step))
+            self.checkpoints.write(running.variables, now, running.step)
+        if running.stop.signal is not None:
+            self._stop(position, step, running)
+
+    def _stop(self, position: Position, step: int, running: "_Running") -> None:
+        """Leave as a signal asked for; a cluster keeps to the checkpoints that are due."""
+        files = self.checkpoints.files()
+        last = files[-1].name if files else "none"
+        message = (
+            f"Stopped at step {step} of {self.steps} of epoch {position.epoch + 1} of "
+            f"{self.epochs}; the last checkpoint is {last}. Run the same command again to go on."
+        )
+        log.warning(message)
+        running.stop.raise_as_exit(message)
+
+    def _means(self, position: Position, step: int) -> Figures:
+        """Means over the epoch up to `step`, with those at `position`, where the run went on."""
         now = _floats(self.trainer.get_metrics_result())
         if not position.figures:
             return now
@@ -158,106 +172,114 @@ class Loop:
             both["skipped_steps"] = position.figures["skipped_steps"] + now["skipped_steps"]
         return both
 
-    def _evaluate(self, judge: Trainer, function) -> dict[str, float]:
-        with judge.evaluation():
-            judge.reset_metrics()
-            for batch in distribute(self.evaluation, self.strategy):
-                function(batch)
-            return _floats(judge.get_metrics_result())
+    def _evaluations(self) -> Callable[[], Figures]:
+        """What evaluates the network, and its moving average where there is one."""
+        trainers = {HELD_OUT: self.trainer}
+        if self.trainer.ema:
+            average = self.trainer.with_network(self.trainer.ema.network)
+            average.compile()
+            trainers[f"{HELD_OUT}ema_"] = average
+        steps = {
+            prefix: _over_replicas(self.strategy, trainer.test_step)
+            for prefix, trainer in trainers.items()
+        }
 
-    def _end_epoch(self, figures: dict[str, float], position: Position, variables) -> Position:
+        def evaluate() -> Figures:
+            figures = {}
+            for prefix, trainer in trainers.items():
+                for name, figure in self._evaluate(trainer, steps[prefix]).items():
+                    figures[f"{prefix}{name}"] = figure
+            return figures
+
+        return evaluate
+
+    def _evaluate(self, trainer: Trainer, step) -> Figures:
+        with trainer.evaluation():
+            trainer.reset_metrics()
+            for batch in distribute(self.evaluation, self.strategy):
+                step(batch)
+            return _floats(trainer.get_metrics_result())
+
+    def _end_epoch(self, figures: Figures, position: Position, running: "_Running") -> Position:
         """Write what an epoch gave; returns where the next one begins."""
         epoch = position.epoch + 1
-        if not math.isfinite(figures["val_loss"]):
-            raise FloatingPointError(
-                f"The held-out loss is {figures['val_loss']} after epoch {epoch} in "
-                f"{self.precision}, though that of training is finite. {_REMEDY} The last "
-                "checkpoint is from before this epoch's end."
-            )
+        running.guard.check_held_out(figures["val_loss"], epoch)
+
+        held_out = {name: value for name, value in figures.items() if name.startswith(HELD_OUT)}
+        following = Position(epoch, 0, None, position.best, position.best_step, held_out)
         score = figures.get("val_accuracy", -figures["val_loss"])
-        following = Position(epoch, best=position.best, best_step=position.best_step)
         if position.best is None or score > position.best:
             following = replace(following, best=score, best_step=epoch * self.steps)
             self.on_best()
-        self.curves.write(epoch, figures)
-        told = [
-            name
-            for name in figures
-            if name.endswith(("val_loss", "val_accuracy", "ema_loss", "ema_accuracy"))
+
+        self.figures.write(epoch, figures)
+        shown = ("val_loss", "val_accuracy", "ema_loss", "ema_accuracy")
+        named = [
+            f"{name.removeprefix(HELD_OUT).replace('_', ' ')} {figure:.4f}"
+            for name, figure in held_out.items()
+            if name.endswith(shown)
         ]
-        log.info(
-            "Held out: %s",
-            ", ".join(f"{name[4:].replace('_', ' ')} {figures[name]:.4f}" for name in told),
-        )
-        self.checkpoints.write(variables, following, epoch * self.steps)
+        log.info("Held out: %s", ", ".join(named))
+        self.checkpoints.write(running.variables, following, epoch * self.steps)
         return following
 
+    def _learning_rate(self) -> float:
+        return float(self.trainer.optimizer.learning_rate)
+
+    def _check_shared(self, first: int) -> None:
+        """Check that all workers of a cluster go on at the same step."""
+        if synchronize(self.strategy, first) != first:
+            raise ValueError(
+                "`out` must be one folder that all workers share: here a run would go on at "
+                f"step {first}, and with others elsewhere."
+            )
+
     @contextmanager
-    def _told(self, first: int) -> Iterator[list[int]]:
-        """Say in one sentence that a worker is gone; gives a place for the step of the run."""
-        step = [first]
+    def _naming_lost_worker(self, running: "_Running") -> Iterator[None]:
+        """Say in one sentence that a worker of the cluster is gone."""
         try:
-            yield step
+            yield
         except _GONE as error:
             if self.strategy.cluster_resolver is None:
                 raise
             raise ConnectionError(
-                f"A worker of the cluster is gone at step {step[0]}. Run the same command again "
-                "on all workers: the training goes on from its last checkpoint."
+                f"A worker of the cluster is gone at step {running.step}. Run the same command "
+                "again on all workers: the training goes on from its last checkpoint."
             ) from error
 
 
-_REMEDY = (
-    "Lower `optim.lr`, lengthen `optim.warmup_epochs`, set `optim.clip_norm` (1.0, say), or "
-    "train in float32."
-)
+@dataclass
+class _Running:
+    """What a running loop carries along.
 
+    Args:
+        variables: What a checkpoint holds.
+        guard: Watches the figures.
+        step: Steps of the whole run so far.
+        stop: Whether a signal asks to stop.
+    """
 
-class _Guard:
-    """Stops a run whose numbers are no longer finite, before a checkpoint is written."""
-
-    def __init__(self, loop: Loop, position: Position):
-        self.loop, self.position, self.skipped, self.streak = loop, position, 0.0, 0
-
-    def check(self, seen: dict[str, float], step: int) -> None:
-        """Raise a FloatingPointError if the step went wrong."""
-        self.streak = self.streak + 1 if seen.get("skipped_steps", 0) > self.skipped else 0
-        self.skipped = seen.get("skipped_steps", 0)
-        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(seen[name])]
-        if not wrong and self.streak < OVERFLOWS:
-            return
-        loop = self.loop
-        what = (
-            f"The {wrong[0].replace('_', ' ')} is {seen[wrong[0]]}"
-            if wrong
-            else f"{OVERFLOWS} steps overflowed"
-        )
-        raise FloatingPointError(
-            f"{what} at step {step} of epoch {self.position.epoch + 1}, at learning rate "
-            f"{float(loop.trainer.optimizer.learning_rate):.3g} in {loop.precision}. {_REMEDY} "
-            + (
-                f"The last good checkpoint is {files[-1]}."
-                if (files := loop.checkpoints.files())
-                else ""
-            )
-        )
+    variables: dict[str, keras.Variable]
+    guard: FiniteGuard
+    step: int
+    stop: StopRequest | None = None
 
 
 def variables_of(trainer: Trainer) -> dict[str, keras.Variable]:
-    """Everything that a step changes, by group and number: Keras's own names change from run to run
-    in one process.
+    """Everything that a step changes, by group and number.
+
+    Keras's own names change from run to run in one process.
     """
     groups = {"network": trainer.network.weights, "optimizer": trainer.optimizer.variables}
-    if trainer.ema:
-        groups["ema"] = trainer.ema.network.weights
-    return {
+    named = {
         f"{group}/{i:04d}": variable
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }
+    return named | (trainer.ema.variables if trainer.ema else {})
 
 
-def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):
+def _over_replicas(strategy: tf.distribute.Strategy, step, xla: bool = False):
     """A step over a global batch; returns the figures of this process's first replica."""
 
     def of_batch(batch):
@@ -269,7 +291,7 @@ def _function(strategy: tf.distribute.Strategy, step, xla: bool = False):
     return tf.function(of_batch, jit_compile=xla or None, autograph=False)
 
 
-def _floats(figures: dict[str, Any]) -> dict[str, float]:
+def _floats(figures: dict[str, Any]) -> Figures:
     return {name: float(value) for name, value in figures.items()}
 
 

@@ -1,60 +1,70 @@
-"""The figures of each epoch: metrics.jsonl, one JSON object per line, and TensorBoard."""
+"""The figures of each epoch: a file of one JSON object per line, and TensorBoard."""
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from deit_tf.files import replacing
+from deit_tf.files import write_text
 
 HELD_OUT = "val_"
 
 
-class Curves:
+class EpochFigures:
     """Where the figures of a run go.
 
     Args:
-        run: The run directory.
-        writes: Whether this process writes.
+        file: One JSON object per line, an epoch each.
+        tensorboard: The folder for TensorBoard.
+        writes: Whether this process writes; of a cluster one alone does.
     """
 
-    def __init__(self, run: Path, writes: bool = True):
-        self.file, self.folder, self.writes = run / "metrics.jsonl", run / "tensorboard", writes
-        self.writers = {}
+    def __init__(self, file: Path, tensorboard: Path, writes: bool = True):
+        self.file, self.tensorboard, self.writes = file, tensorboard, writes
+        self._writers: dict[str, Any] = {}
 
     def keep(self, epochs: int) -> None:
         """Drop the lines after `epochs`, which a run that goes on will write again."""
         if self.writes and self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if _epoch(line) <= epochs]
-            with replacing(self.file) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
-
-    def last(self) -> dict[str, float]:
-        """The figures of the last epoch."""
-        return json.loads(self.file.read_text().splitlines()[-1])
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+            write_text("".join(f"{line}\n" for line in lines if _epoch(line) <= epochs), self.file)
 
     def write(self, epoch: int, figures: dict[str, float]) -> None:
-        """Add one epoch."""
+        """Add one epoch.
+
+        Raises:
+            OSError: If the disk is full or fails.
+        """
         if not self.writes:
             return
-        with self.file.open("a") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+        try:
+            self._write_tensorboard(epoch, figures)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"The figures of epoch {epoch} could not be written to {self.tensorboard}: "
+                f"{error.message}. Free some space and run the same command again."
+            ) from error
+
+    def _write_tensorboard(self, epoch: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
-            held_out = name.startswith(HELD_OUT)
-            with self._writer("validation" if held_out else "train").as_default():
+            split = "validation" if name.startswith(HELD_OUT) else "train"
+            with self._writer(split).as_default():
                 tf.summary.scalar(f"epoch_{name.removeprefix(HELD_OUT)}", value, step=epoch)
-        for writer in self.writers.values():
+        for writer in self._writers.values():
             writer.flush()
 
-    def _writer(self, name: str):
-        if name not in self.writers:
-            self.writers[name] = tf.summary.create_file_writer(str(self.folder / name))
-        return self.writers[name]
+    def _writer(self, split: str):
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(str(self.tensorboard / split))
+        return self._writers[split]
 
 
 def _epoch(line: str) -> float:
-    """The epoch of a line of metrics.jsonl; infinite for one that a stop has torn."""
+    """The epoch of a line; infinite for one that a stop has torn."""
     try:
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):

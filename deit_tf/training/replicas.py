@@ -51,7 +51,7 @@ def _names_a_cluster(text: str) -> bool:
         return False
 
 
-def meet(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
+def synchronize(strategy: tf.distribute.Strategy, number: float = 0.0) -> float:
     """Wait until all workers of a cluster are here; returns the mean of their numbers."""
     if strategy.cluster_resolver is None:
         return number

@@ -1,7 +1,6 @@
-"""One training step for every network here: accumulation, replicas, clipping, loss scaling, moving
-average.
+"""One training step for every network: accumulation, replicas, clipping, loss scaling, average.
 
-A subclass says what a batch costs; `fit` of Keras and the training loop (loop.py) run the same
+A subclass computes the loss of a batch; `fit` of Keras and the training loop (loop.py) run the same
 `train_step`.
 """
 
@@ -16,14 +15,15 @@ import tensorflow as tf
 
 from deit_tf import losses
 from deit_tf.models.layers import numbered_draw
-from deit_tf.training.ema import Ema
+from deit_tf.training.ema import EMA, Ema
+from deit_tf.training.inputs import check_images, distributions
 
 TRAINING_ONLY = {"gradient_norm", "skipped_steps"}
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a batch cost.
+class BatchResult:
+    """Loss and figures of a batch.
 
     Args:
         values: Figures by name, [B] each; `loss` is what is minimized.
@@ -46,11 +46,11 @@ class Judged:
 
 
 class Trainer(keras.Model):
-    """A network and how it learns. Subclasses define `judge` and `over`.
+    """A network and how it learns. Subclasses define `batch_result` and `with_network`.
 
     Args:
         network: What is trained.
-        names: Names of the figures that `judge` gives.
+        names: Names of the figures that `batch_result` gives.
     """
 
     def __init__(self, network: keras.Model, names: list[str], **kwargs):
@@ -61,6 +61,7 @@ class Trainer(keras.Model):
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.micro_batches, self.clip_norm, self.learns, self.ema = 1, None, None, None
         self.evaluates = False
+        self._average_is_loaded = False
         self.build(network.input_shape)
 
     def build(self, input_shape):
@@ -70,12 +71,12 @@ class Trainer(keras.Model):
     def call(self, inputs, training=False):
         return self.network(inputs, training=training)
 
-    def judge(self, data: Any, training: bool) -> Judged:
-        """Run the network on a batch and say what it cost."""
+    def batch_result(self, data: Any, training: bool) -> BatchResult:
+        """Run the network on a batch: its loss and figures."""
         raise NotImplementedError
 
-    def over(self, network: keras.Model) -> "Trainer":
-        """The same judge over another network, for evaluation."""
+    def with_network(self, network: keras.Model) -> "Trainer":
+        """The same trainer of another network, to evaluate it."""
         raise NotImplementedError
 
     def compile(
@@ -121,6 +122,25 @@ class Trainer(keras.Model):
         if not self.learned:
             raise ValueError(f"`learns` leaves no weight to train. Received: learns={learns!r}")
         self.ema = Ema(self.network, ema_decay) if ema_decay is not None else None
+
+    # The moving average is saved with the trainer's weights, and comes back with them
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.ema:
+            for name, variable in self.ema.variables.items():
+                store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        arrays = {name: store[name] for name in store.keys()}  # noqa: SIM118, an HDF5 group
+        self._average_is_loaded = bool(self.ema) and self.ema.load(arrays)
+        super().load_own_variables({k: v for k, v in arrays.items() if not k.startswith(EMA)})
+
+    def load_weights(self, filepath, **kwargs):
+        """As of keras.Model; the average comes with them, or begins at them where there is none."""
+        super().load_weights(filepath, **kwargs)
+        if self.ema and not self._average_is_loaded:
+            self.ema.restart(self.network)
 
     def get_compile_config(self):
         own = {
@@ -191,7 +211,7 @@ class Trainer(keras.Model):
         """
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
-            _refuse_own_scaling(self.optimizer)
+            _check_scaling(self.optimizer)
         scale = self.optimizer.scale_loss(1.0)
         gradients = self._accumulate(
             data, scale, context
@@ -212,8 +232,8 @@ class Trainer(keras.Model):
         return self.get_metrics_result()
 
     def test_step(self, data):
-        """Judge a batch; returns the metrics so far."""
-        self._report(self.judge(data, training=False))
+        """Evaluate a batch; returns the metrics so far."""
+        self._update_metrics(self.batch_result(data, training=False))
         return self.get_metrics_result()
 
     def _accumulate(self, data, scale, context):
@@ -247,9 +267,9 @@ class Trainer(keras.Model):
     def _gradients(self, data, scale, draw):
         """Gradients of the mean loss of `data`, times `scale`; its figures are counted."""
         with tf.GradientTape() as tape, numbered_draw(draw):
-            judged = self.judge(data, training=True)
-            loss = judged.mean_loss() * scale
-        self._report(judged)
+            result = self.batch_result(data, training=True)
+            loss = result.mean_loss() * scale
+        self._update_metrics(result)
         return tape.gradient(loss, self.learned, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _mean_over_replicas(self, gradients, context):
@@ -267,10 +287,10 @@ class Trainer(keras.Model):
         )  # a Sum adds up over the replicas
         self.skipped_steps.update_state(tf.where(finite, 0.0, share))
 
-    def _report(self, judged: Judged):
+    def _update_metrics(self, result: BatchResult):
         """Update every metric."""
-        for name, value in judged.values.items():  # [B] each
-            weight = judged.weight
+        for name, value in result.values.items():  # [B] each
+            weight = result.weight
             if self.scales_loss:  # an overflow belongs to the step that is skipped
                 finite = tf.math.is_finite(value)
                 weight = tf.cast(finite, tf.float32) * (
@@ -278,9 +298,9 @@ class Trainer(keras.Model):
                 )
                 value = tf.where(finite, value, 0)
             self.means[name].update_state(value, weight)
-        if judged.prediction is not None:
+        if result.prediction is not None:
             self.compute_metrics(
-                None, judged.labels, judged.prediction, sample_weight=judged.weight
+                None, result.labels, result.prediction, sample_weight=result.weight
             )
 
 
@@ -288,24 +308,26 @@ class LabelTrainer(Trainer):
     """A classifier of any architecture that learns labels: how a teacher is made.
 
     Args:
-        network: From images [B, H, W, 3] to logits [B, C]. A batch is images and soft labels [B,
-            C].
+        network: From images [B, H, W, 3] to logits [B, C]. A batch is images and labels, whole
+            numbers [B] or distributions [B, C].
     """
 
     def __init__(self, network: keras.Model, **kwargs):
         super().__init__(network, ["loss", "accuracy"], **kwargs)
 
-    def judge(self, data, training):
-        images, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
+    def batch_result(self, data, training):
+        images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        check_images(images, self.network)
+        targets = distributions(labels, self.network.output_shape[-1], weight)  # [B, C]
         logits = tf.cast(self.network(images, training=training), tf.float32)  # [B, C]
         right = tf.argmax(logits, axis=-1) == tf.argmax(targets, axis=-1)
         values = {
             "loss": losses.cross_entropy(logits, targets),
             "accuracy": tf.cast(right, tf.float32),
         }
-        return Judged(values, weight, targets, logits)
+        return BatchResult(values, weight, labels, logits)
 
-    def over(self, network):
+    def with_network(self, network):
         return LabelTrainer(network)
 
 
@@ -320,29 +342,33 @@ class MaskedTrainer(Trainer):
     def __init__(self, network: keras.Model, **kwargs):
         super().__init__(network, ["loss"], **kwargs)
 
-    def judge(self, data, training):
+    def batch_result(self, data, training):
         batch, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         reconstruction = self.network(batch, training=training)
-        return Judged(
+        return BatchResult(
             {"loss": losses.masked_l1_of_each(batch["image"], reconstruction, batch["mask"])},
             weight,
         )
 
-    def over(self, network):
+    def with_network(self, network):
         return MaskedTrainer(network)
 
 
 def _split(x: tf.Tensor, count: int) -> tf.Tensor:
     """[B, ...] to [count, B / count, ...]."""
+    sentence = (
+        "`micro_batches` must divide the images of each replica's share of a batch; leave out a "
+        "smaller last batch (`drop_remainder=True`). Received:"
+    )
     if x.shape[0] is not None and x.shape[0] % count:
-        raise ValueError(
-            f"`micro_batches` must divide the {x.shape[0]} images of each replica. Received: "
-            f"micro_batches={count}"
-        )
-    return tf.reshape(x, (count, -1, *x.shape[1:]))
+        raise ValueError(f"{sentence} micro_batches={count} for {x.shape[0]} images")
+    size = tf.shape(x)[0]
+    divides = tf.debugging.Assert(size % count == 0, [sentence, count, "for images:", size])
+    with tf.control_dependencies([divides] if divides is not None else []):
+        return tf.reshape(x, (count, -1, *x.shape[1:]))
 
 
-def _refuse_own_scaling(optimizer: keras.optimizers.Optimizer) -> None:
+def _check_scaling(optimizer: keras.optimizers.Optimizer) -> None:
     """Refuse what a Keras optimizer does to the gradient of one replica by itself."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     clipping = dict.fromkeys(("global_clipnorm", "clipnorm", "clipvalue"), "clip_norm")

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from deit_tf.files import CLASS_NAMES_FILE, read_class_names
 from deit_tf.weights.names import Layout, State, describe, load_reference, to_reference
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ HUB = "hf://"
 CONFIG, PREPROCESSOR, SAFETENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-KERAS_FILES = ("student.keras", "teacher.keras", "masked.keras")  # of a run directory
 TIMM_EPS = 1e-6  # of the original and timm, whose files do not tell it
 HEAD_WIDTH = 64  # of every published DeiT
 # A key that may precede the model's own, and the key under which a training checkpoint keeps the
@@ -255,11 +255,25 @@ def _download(repository: str) -> Path:
 
 def _file_in(folder: Path) -> Path:
     """The file of weights in a folder."""
-    names = (SAFETENSORS, *KERAS_FILES, *TORCH_FILES)
+    names = (SAFETENSORS, *TORCH_FILES)
     file = next((folder / name for name in names if (folder / name).is_file()), None)
+    file = file or _keras_file_in(folder)
     if file is None:
-        raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(names)}")
+        raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(names)}, no .keras")
     return file
+
+
+def _keras_file_in(folder: Path) -> Path | None:
+    """The `.keras` file of a folder, and not another version of it, as student_best is of student.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    files = {file.stem: file for file in sorted(folder.glob("*.keras"))}
+    models = [stem for stem in files if stem.rpartition("_")[0] not in files]
+    if len(models) > 1:
+        raise ValueError(f"{folder} holds several models; name one: {', '.join(models)} (.keras)")
+    return files[models[0]] if models else None
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -336,8 +350,8 @@ def _torch_state(path: Path) -> Mapping[str, Any]:
 
 def _read_keras(path: Path) -> tuple[Tensors, Facts]:
     """The weights of a model here, by timm's names."""
-    model = keras.saving.load_model(path, compile=False)
-    labels = path.parent / "labels.txt"
+    model = load_keras(path)
+    labels = path.with_name(CLASS_NAMES_FILE)
     block = _first_block(model)
     facts = Facts(
         source=str(path),
@@ -347,11 +361,26 @@ def _read_keras(path: Path) -> tuple[Tensors, Facts]:
         ),  # one input is a mask
         num_heads=block.get("num_heads"),
         architecture=model.name,
-        labels=tuple(labels.read_text().splitlines()) if labels.is_file() else None,
+        labels=read_class_names(labels) if labels.is_file() else None,
     )
     return Tensors(
         {key: partial(np.asarray, array) for key, array in to_reference(model).items()}
     ), facts
+
+
+def load_keras(file: Path) -> keras.Model:
+    """Load a `.keras` file, uncompiled, running no code of whoever made it.
+
+    Raises:
+        ValueError: If it is damaged, or holds what this package and Keras do not know.
+    """
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except Exception as error:  # a damaged file makes Keras's reader fail in any way
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{file} is damaged, or no model that Keras can load: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _first_block(model: keras.Model) -> dict[str, Any]:

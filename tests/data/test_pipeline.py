@@ -302,7 +302,7 @@ FULL = AugmentConfig("deit")
 
 def stream(take=3, data=DIGITS, augment=FULL, **kwargs):
     train, _ = open_sources(data)
-    batches = train_dataset(train, data, augment, 16, **{"epochs": 2, **kwargs})
+    batches = train_dataset(train, data, augment, ImageProcessor(16), **{"epochs": 2, **kwargs})
     return [(np.array(images), np.array(labels)) for images, labels in batches.take(take)]
 
 
@@ -334,10 +334,10 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from deit_tf.config import AugmentConfig, DataConfig
-from deit_tf.data import open_sources, train_dataset
+from deit_tf.data import ImageProcessor, open_sources, train_dataset
 data = DataConfig("digits", batch_size=48)
 training, augment = open_sources(data)[0], AugmentConfig("deit")
-stream = train_dataset(training, data, augment, 16, epochs=1, seed=3).take(3)
+stream = train_dataset(training, data, augment, ImageProcessor(16), epochs=1, seed=3).take(3)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 shared = [[strategy.experimental_local_results(part) for part in batch]
           for batch in strategy.experimental_distribute_dataset(stream)]

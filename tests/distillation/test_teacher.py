@@ -6,12 +6,10 @@ import pytest
 
 import deit_tf
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_tf.distillation.teacher import (
-    application,
-    application_teacher,
-    gives_probabilities,
-    load_teacher,
-)
+from deit_tf.distillation.detection import PIXELS, UNIT, gives_probabilities, own_normalization
+from deit_tf.distillation.teacher_sources import application, application_teacher, load_teacher
+
+STUDENT = deit_tf.ImageProcessor(32)  # ImageNet's statistics
 
 
 def frozen(function, size=(32, 32), classes=10, name="net"):
@@ -37,12 +35,14 @@ def student_batch():
 )
 def test_own_normalization_and_channel_order(mean, std, bgr):
     pixels, images = student_batch()
-    teacher = deit_tf.Teacher(frozen(channel_means), mean=mean, std=std, bgr=bgr)
+    teacher = deit_tf.Teacher(
+        frozen(channel_means), deit_tf.ImageProcessor(32, mean=mean, std=std), bgr=bgr
+    )
     expected = ((pixels - mean) / std).mean((1, 2))
     expected = expected[:, ::-1] if bgr else expected
     # float32 means of 1,024 pixels, of magnitude up to 255 times the std
     np.testing.assert_allclose(
-        teacher.logits(images, IMAGENET_MEAN, IMAGENET_STD)[:, :3], expected, rtol=1e-4, atol=1e-5
+        teacher.logits(images, STUDENT)[:, :3], expected, rtol=1e-4, atol=1e-5
     )
 
 
@@ -50,7 +50,7 @@ def test_own_resolution():
     seen = []
     network = frozen(lambda x: (seen.append(x.shape), channel_means(x))[1], size=(48, 40))
     images = student_batch()[1].astype("float32")
-    deit_tf.Teacher(network).logits(images, IMAGENET_MEAN, IMAGENET_STD)
+    deit_tf.Teacher(network).logits(images, STUDENT)
     assert tuple(seen[-1]) == (4, 48, 40, 3)
 
 
@@ -60,7 +60,7 @@ def test_class_order_and_probabilities():
         lambda x: keras.ops.broadcast_to(probabilities, (keras.ops.shape(x)[0], 4)), classes=4
     )
     teacher = deit_tf.Teacher(network, class_order=[3, 0], from_logits=False)
-    logits = teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
+    logits = teacher.logits(student_batch()[1].astype("float32"), STUDENT)
     np.testing.assert_allclose(logits, np.tile(np.log([[0.4, 0.1]]), (4, 1)), rtol=1e-6)
 
 
@@ -114,12 +114,13 @@ MODULES = {
 @pytest.mark.parametrize("name, module", MODULES.items())
 def test_preprocessing_is_that_of_keras_applications(name, module):
     pixels, images = student_batch()
-    _, arguments = application(name)
-    teacher = deit_tf.Teacher(frozen(channel_means), **arguments)
+    _, (mean, std, bgr) = application(name)
+    processor = deit_tf.ImageProcessor(32, mean=mean, std=std)
+    teacher = deit_tf.Teacher(frozen(channel_means), processor, bgr=bgr)
     expected = getattr(keras.applications, module).preprocess_input(pixels * 255.0).mean((1, 2))
     # values up to 255 in float32
     np.testing.assert_allclose(
-        teacher.logits(images, IMAGENET_MEAN, IMAGENET_STD)[:, :3], expected, rtol=1e-4, atol=1e-3
+        teacher.logits(images, STUDENT)[:, :3], expected, rtol=1e-4, atol=1e-3
     )
 
 
@@ -133,12 +134,7 @@ def test_every_network_of_keras_applications_is_known():
 def test_application_teacher_is_frozen_and_gives_logits():
     teacher = application_teacher("MobileNetV3Small", weights=None, classes=10)
     assert teacher.model.trainable_variables == []
-    assert (
-        np.array(
-            teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
-        ).min()
-        < 0
-    )
+    assert np.array(teacher.logits(student_batch()[1].astype("float32"), STUDENT)).min() < 0
 
 
 def classifier(ending, nested):
@@ -167,7 +163,7 @@ def test_a_file_that_ends_in_a_softmax_gives_probabilities(tmp_path, caplog, end
     classifier(ending, nested).save(tmp_path / "mine.keras")
     teacher = load_teacher(str(tmp_path / "mine.keras"), ("a", "b", "c"))
     assert teacher.from_logits == (ending == "linear")
-    logits = teacher.logits(student_batch()[1].astype("float32"), IMAGENET_MEAN, IMAGENET_STD)
+    logits = teacher.logits(student_batch()[1].astype("float32"), STUDENT)
     np.testing.assert_allclose(
         logits, np.tile(np.log([[0.2, 0.3, 0.5]]), (4, 1)), rtol=1e-5
     )  # exp and log in float32
@@ -179,3 +175,58 @@ def test_an_own_network_gives_logits():
     network = deit_tf.create_model("deit_test", num_classes=3)
     assert not gives_probabilities(network)
     assert gives_probabilities(keras.Sequential([network, keras.layers.Softmax()]))
+
+
+def normalizing(*layers):
+    """A frozen network of free size that begins with these layers."""
+    steps = [*layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+    network = keras.Sequential([keras.Input((None, None, 3)), *steps], name="net")
+    network.trainable = False
+    return network
+
+
+@pytest.mark.parametrize(
+    "layers, expected",
+    [
+        ([keras.layers.Rescaling(1 / 255)], PIXELS),
+        ([keras.layers.Rescaling(1 / 127.5, -1)], PIXELS),
+        ([keras.layers.Normalization(mean=[124, 116, 104], variance=[3000] * 3)], PIXELS),
+        ([keras.layers.Normalization(mean=[0.5] * 3, variance=[0.06] * 3)], UNIT),
+        ([keras.layers.Rescaling(58.0, 124.0)], None),  # from one normalization to another
+        ([keras.layers.Conv2D(3, 1)], None),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_normalizes_by_itself_is_seen(layers, expected, nested):
+    network = normalizing(*layers)
+    if nested:
+        network = keras.Sequential([keras.Input((None, None, 3)), network])
+    assert own_normalization(network) == expected
+
+
+def test_a_network_that_normalizes_itself_gets_pixels():
+    network = normalizing(keras.layers.Rescaling(1 / 255))
+    pixels, images = student_batch()
+    logits = deit_tf.Teacher(network).logits(images.astype("float32"), STUDENT)
+    np.testing.assert_allclose(logits, network(pixels * 255), rtol=1e-4, atol=1e-5)
+
+
+def test_normalizing_twice_is_refused():
+    with pytest.raises(ValueError, match="'net' normalizes its images itself.*would do so twice"):
+        deit_tf.Teacher(normalizing(keras.layers.Rescaling(1 / 255)), STUDENT)
+
+
+def test_another_size_than_the_network_takes_is_refused():
+    with pytest.raises(ValueError, match="takes images of 32 x 32 pixels.*Received: .48, 48."):
+        deit_tf.Teacher(frozen(channel_means), deit_tf.ImageProcessor(48))
+
+
+def test_a_softmax_is_seen_in_scripts_too():
+    network = normalizing(keras.layers.Conv2D(3, 1))
+    softmax = keras.Sequential([network, keras.layers.Softmax()], name="softmax")
+    softmax.trainable = False
+    assert not deit_tf.Teacher(softmax).from_logits
+    with pytest.raises(ValueError, match="gives probabilities.*Pass from_logits=False"):
+        distill(deit_tf.Teacher(softmax, from_logits=True))
+    with pytest.raises(ValueError, match="gives no probabilities.*Pass from_logits=True"):
+        distill(deit_tf.Teacher(network, from_logits=False))

@@ -23,8 +23,8 @@ from deit_tf.data import ImageProcessor, eval_dataset, open_sources, padded, tra
 from deit_tf.distillation import make_labels as labeling
 from deit_tf.distillation.fingerprint import differences, stream_facts, teacher_files
 from deit_tf.distillation.label_files import Layout, Unit
-from deit_tf.distillation.teacher import load_teacher
 from deit_tf.distillation.teacher_labels import open_cache
+from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.models.resnet import create_resnet
 from deit_tf.runs import write_config
 
@@ -130,7 +130,13 @@ def opened(config, sources, cache):
 
 def batches(config, sources, **kwargs):
     return train_dataset(
-        sources[0], config.data, config.augment, SIZE, epochs=config.epochs, seed=0, **kwargs
+        sources[0],
+        config.data,
+        config.augment,
+        ImageProcessor.from_config(config.data, SIZE),
+        epochs=config.epochs,
+        seed=0,
+        **kwargs,
     )
 
 
@@ -142,7 +148,7 @@ def live_logits(config, dataset):
     """What the teacher says of each batch, [B, C]."""
     teacher = load_teacher(config.distill.teacher, tuple("0123456789"))
     run = tf.function(
-        lambda images: teacher.logits(images, config.data.mean, config.data.std),
+        lambda images: teacher.logits(images, ImageProcessor.from_config(config.data, SIZE)),
         reduce_retracing=True,
     )
     return [run(batch[0]).numpy() for batch in dataset]
@@ -175,7 +181,7 @@ def test_two_processes_one_of_them_killed_make_what_one_makes(config, cache, tmp
     assert second.wait() == -signal.SIGKILL
     assert len(list(folder.glob("*.labels"))) == FILES // 2 + 3
     third.unlink()
-    (folder / f".{third.name}.1.partial").write_bytes(
+    (folder / f".{third.stem}.partial.1.labels").write_bytes(
         b"torn"
     )  # as a process leaves it that dies while writing
     labeling.make_labels(config, folder, range(EPOCHS), (2, 2))
@@ -538,10 +544,11 @@ def test_labels_judge_held_out_images_as_the_live_teacher_does(
     truth = plain.map(lambda images, labels: (images, tf.one_hot(labels, CLASSES)))
     for kind, cache in (("hard", opened), ("soft", open_cache(soft_cache, soft_config, sources))):
         live = distiller(load_teacher(config.distill.teacher, sources[0].class_names), kind)
-        wanted = [live.judge(batch, training=False).values for batch in truth]
+        wanted = [live.batch_result(batch, training=False).values for batch in truth]
         cached = distiller(None, kind)
         found = [
-            cached.judge(batch, training=False).values for batch in cache.attach_held_out(plain)
+            cached.batch_result(batch, training=False).values
+            for batch in cache.attach_held_out(plain)
         ]
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(a["teacher_agreement"], b["teacher_agreement"])

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from deit_tf.config import MaskConfig
-from deit_tf.data import masked_dataset, open_sources, train_dataset
+from deit_tf.data import ImageProcessor, masked_dataset, open_sources, train_dataset
 from deit_tf.evaluation.preview import _caption, preview
 from deit_tf.runs import read_config
 
 CONFIG = read_config(Path(__file__).parents[2] / "configs" / "demo_digits.yaml")
+PROCESSOR = ImageProcessor.from_config(CONFIG.data, 16)
 
 
 def test_the_sheet_shows_what_the_student_is_fed(tmp_path):
@@ -24,7 +25,7 @@ def test_the_sheet_shows_what_the_student_is_fed(tmp_path):
     )
     batch, _ = next(
         train_dataset(
-            open_sources(config.data)[0], config.data, config.augment, 16, epochs=1
+            open_sources(config.data)[0], config.data, config.augment, PROCESSOR, epochs=1
         ).as_numpy_iterator()
     )
     first = np.round((batch[0] * config.data.std + config.data.mean) * 255).astype(np.uint8)
@@ -41,7 +42,14 @@ def test_a_masked_run_shows_what_is_hidden(tmp_path):
     sheet = np.asarray(Image.open(preview(config, str(tmp_path / "sheet.png"), images=1)))
     source, patch = open_sources(config.data)[0], config.model.patch_size
     batches = masked_dataset(
-        source, config.data, config.augment, config.mask, 16, patch, epochs=1, seed=config.seed
+        source,
+        config.data,
+        config.augment,
+        config.mask,
+        PROCESSOR,
+        patch,
+        epochs=1,
+        seed=config.seed,
     ).as_numpy_iterator()
     first = {name: array[0] for name, array in next(batches).items()}
     hidden = np.kron(first["mask"].reshape(16 // patch, 16 // patch), np.ones((patch, patch))) > 0

@@ -206,7 +206,15 @@ def stream(epochs=2, **arguments):
     data = DataConfig("digits", batch_size=256, num_parallel_calls=arguments.pop("calls", -1))
     recipe = AugmentConfig("light")
     batches = masked_dataset(
-        source, data, recipe, MaskConfig(unit=8), 16, 4, epochs=epochs, seed=5, **arguments
+        source,
+        data,
+        recipe,
+        MaskConfig(unit=8),
+        ImageProcessor(16),
+        4,
+        epochs=epochs,
+        seed=5,
+        **arguments,
     )
     return list(batches.as_numpy_iterator())
 

@@ -208,7 +208,7 @@ def test_every_trainer_over_a_network_of_its_own_kind():
             tf.data.Dataset.from_tensors(batch).repeat(4), verbose=0, epochs=2
         ).history["loss"]
         assert losses[1] < losses[0]
-        averaged = made.over(made.ema.network)
+        averaged = made.with_network(made.ema.network)
         averaged.compile()
         assert np.isfinite(
             averaged.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)[

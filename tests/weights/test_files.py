@@ -481,7 +481,7 @@ def regnety_folder(folder, classes):
 
 
 def test_teachers_from_weights(tmp_path):
-    from deit_tf.distillation.teacher import load_teacher
+    from deit_tf.distillation.teacher_sources import load_teacher
 
     model, folder = regnety_folder(tmp_path / "timm", 3)
     teacher = load_teacher(str(folder), ("kind 2", "kind 0"))
@@ -489,7 +489,10 @@ def test_teachers_from_weights(tmp_path):
     expected = np.asarray(model(images))[:, [2, 0]]
     # In the teacher's own normalization nothing is converted; two graphs of one float32 network.
     np.testing.assert_allclose(
-        teacher.logits(images, (0.5,) * 3, (0.5,) * 3), expected, rtol=1e-4, atol=1e-5
+        teacher.logits(images, deit_tf.ImageProcessor(mean=(0.5,) * 3, std=(0.5,) * 3)),
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
     )
     with pytest.raises(
         ValueError, match="Teacher .* does not know these classes of the data: kind 9"
@@ -504,20 +507,22 @@ def test_teachers_from_weights(tmp_path):
 
 def test_a_teacher_starts_from_weights(tmp_path):
     from deit_tf.config import TeacherConfig
-    from deit_tf.distillation.teacher import build_teacher
+    from deit_tf.distillation.teacher_sources import build_teacher
 
     model, folder = regnety_folder(tmp_path / "timm", 3)
-    tuned = build_teacher(TeacherConfig("regnety_002", weights=str(folder)), 5, image_size=32)
+    tuned = build_teacher(
+        TeacherConfig("regnety_002", weights=str(folder)), 5, deit_tf.ImageProcessor(32)
+    )
     assert tuned.output_shape == (None, 5)
     np.testing.assert_array_equal(
         to_reference(tuned)["stem.conv.weight"], to_reference(model)["stem.conv.weight"]
     )
     with pytest.raises(ValueError, match="must be null for resnet8"):
-        build_teacher(TeacherConfig("resnet8", weights=str(folder)), 5, image_size=32)
+        build_teacher(TeacherConfig("resnet8", weights=str(folder)), 5, processor)
 
 
 def test_without_keras_hub_its_teachers_say_what_to_do(monkeypatch):
-    from deit_tf.distillation.teacher import load_teacher
+    from deit_tf.distillation.teacher_sources import load_teacher
 
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match="pip install keras-hub"):
@@ -527,7 +532,7 @@ def test_without_keras_hub_its_teachers_say_what_to_do(monkeypatch):
 def test_a_teacher_of_keras_hub_sees_what_its_preset_asks_for(monkeypatch):
     from types import SimpleNamespace as Stub
 
-    from deit_tf.distillation.teacher import load_teacher
+    from deit_tf.distillation.teacher_sources import load_teacher
 
     image = keras.Input((None, None, 3))
     network = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
@@ -540,7 +545,7 @@ def test_a_teacher_of_keras_hub_sees_what_its_preset_asks_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", presets)
     teacher = load_teacher("keras-hub:any", ("a", "b", "c"))
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3)).astype("float32")
-    logits = teacher.logits(pixels / 255, (0.0,) * 3, (1.0,) * 3)
+    logits = teacher.logits(pixels / 255, deit_tf.ImageProcessor(mean=(0.0,) * 3, std=(1.0,) * 3))
     expected = (pixels * np.float32(converter.scale) + np.float32(converter.offset)).mean((1, 2))
     np.testing.assert_allclose(logits, expected, rtol=1e-4)  # float32 means of 64 pixels
     converter.scale = None

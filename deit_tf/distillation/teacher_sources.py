@@ -1,0 +1,230 @@
+"""Where teachers come from: runs, files, other libraries; and the convnets trained here."""
+
+import logging
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, TeacherConfig
+from deit_tf.data import ImageProcessor
+from deit_tf.distillation.detection import PIXELS
+from deit_tf.distillation.teacher import Teacher, renormalization
+from deit_tf.models import VARIANTS
+from deit_tf.models.regnet import REGNETY
+from deit_tf.models.resnet import RESNET, create_resnet
+from deit_tf.runs import class_order, is_keras, load_run
+from deit_tf.zoo import create_regnety
+
+log = logging.getLogger(__name__)
+
+# keras.applications by the preprocessing that its networks take: mean, std, blue first.
+_CAFFE = (tuple(m / 255 for m in (123.68, 116.779, 103.939)), (1 / 255,) * 3, True)
+_MINUS_ONE_TO_ONE = ((0.5,) * 3, (0.5,) * 3, False)
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD, False)
+_RAW_PIXELS = (*PIXELS, False)  # normalize themselves
+
+_PREPROCESSING = {
+    "ResNet50V2": _MINUS_ONE_TO_ONE,
+    "ResNet101V2": _MINUS_ONE_TO_ONE,
+    "ResNet152V2": _MINUS_ONE_TO_ONE,
+    "ResNet": _CAFFE,
+    "VGG": _CAFFE,
+    "DenseNet": _IMAGENET,
+    "Inception": _MINUS_ONE_TO_ONE,
+    "Xception": _MINUS_ONE_TO_ONE,
+    "MobileNetV3": _RAW_PIXELS,
+    "MobileNet": _MINUS_ONE_TO_ONE,
+    "NASNet": _MINUS_ONE_TO_ONE,
+    "EfficientNet": _RAW_PIXELS,
+    "ConvNeXt": _RAW_PIXELS,
+}
+
+
+def load_teacher(
+    name: str, class_names: tuple[str, ...], student: ImageProcessor | None = None
+) -> Teacher:
+    """Load a frozen teacher as `distill.teacher` names it.
+
+    Args:
+        name: As `DistillConfig` has it; what precedes a colon is looked up in `SOURCES`.
+        class_names: The student's classes; the teacher's are brought into their order.
+        student: What the student expects; a teacher that takes any size gets its images as they
+            are.
+    Raises:
+        FileNotFoundError: If there is no such run or file.
+        ImportError: For `keras-hub:` where keras-hub is not installed.
+        ValueError: If the teacher does not know all of the student's classes.
+    """
+    prefix, _, rest = name.partition(":")
+    student = student or ImageProcessor()
+    if prefix in SOURCES:
+        return SOURCES[prefix](rest, student)
+    if prefix in REGNETY or prefix in VARIANTS:
+        return _run_teacher(name, rest, prefix, class_names, student)
+    return _run_teacher(name, name, None, class_names, student)
+
+
+def _run_teacher(
+    name: str,
+    source: str,
+    model: str | None,
+    class_names: tuple[str, ...],
+    student: ImageProcessor,
+) -> Teacher:
+    """The model of a run, a file, or weights of another library."""
+    run = load_run(source, model)
+    run.model.trainable = False
+    processor = _with_size(run.processor, run.model, student)
+    in_no_run = run.config is None and is_keras(source)
+    if in_no_run:
+        processor = None  # the network may show what it takes
+
+    order = None
+    if run.labels:
+        try:
+            order = class_order(class_names, run.labels, run.model.output_shape[-1])
+        except ValueError as error:
+            raise ValueError(
+                f"Teacher {name!r} does not know the student's classes. {error}"
+            ) from error
+    teacher = Teacher(run.model, processor, class_order=order, name=name)
+    if in_no_run:
+        assumed = (
+            "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed."
+        )
+        log.warning(assumed, name, teacher.mean, teacher.std)
+    return teacher
+
+
+def application_teacher(
+    name: str,
+    student: ImageProcessor | None = None,
+    *,
+    weights: str | None = "imagenet",
+    classes: int = 1000,
+) -> Teacher:
+    """Take a network of keras.applications, in the preprocessing that it was trained with.
+
+    Args:
+        name: Such as `ResNet50`.
+        student: What the student expects, for a network that takes any size.
+        weights: `imagenet` downloads the published weights; a file loads it; None starts fresh.
+        classes: Number of classes; 1000 with `imagenet`.
+    Raises:
+        ValueError: If keras.applications has no such network, or its weights are for other classes.
+    """
+    constructor, (mean, std, bgr) = application(name)
+    model = constructor(weights=weights, classes=classes, classifier_activation=None)
+    model.trainable = False
+    processor = ImageProcessor(224, mean=mean, std=std)
+    return Teacher(model, _with_size(processor, model, student or ImageProcessor()), bgr=bgr)
+
+
+def application(name: str) -> tuple[Callable[..., keras.Model], tuple]:
+    """Find a network of keras.applications and how it wants its images.
+
+    Args:
+        name: Such as `ResNet50` or `EfficientNetV2B0`.
+    Returns:
+        Its constructor; and the mean and deviation of its images, and whether blue comes first.
+    Raises:
+        ValueError: If keras.applications has no such network.
+    """
+    family = next((prefix for prefix in _PREPROCESSING if name.startswith(prefix)), None)
+    if family is None or not hasattr(keras.applications, name):
+        known = sorted(n for n in dir(keras.applications) if n[0].isupper())
+        raise ValueError(f"keras.applications has no network {name!r}. It has: {', '.join(known)}")
+    return getattr(keras.applications, name), _PREPROCESSING[family]
+
+
+def keras_hub_teacher(preset: str, student: ImageProcessor | None = None) -> Teacher:
+    """Take a classifier of keras-hub as teacher, in the preprocessing of its preset.
+
+    Args:
+        preset: Such as `resnet_50_imagenet`; a folder or `hf://` name that keras-hub takes as well.
+        student: What the student expects, for a network that takes any size.
+    Raises:
+        ImportError: Where keras-hub is not installed.
+        ValueError: If the preset tells no preprocessing, without which its answers would be wrong
+            in silence.
+    """
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            f"Teacher 'keras-hub:{preset}' needs keras-hub, which is not installed: `pip install "
+            "keras-hub`."
+        ) from error
+    model = keras_hub.models.ImageClassifier.from_preset(preset)
+    converter = getattr(model.preprocessor, "image_converter", None)
+    if converter is None:
+        raise ValueError(
+            f"Teacher 'keras-hub:{preset}' has no image converter, so its normalization is unknown."
+        )
+
+    # The converter maps pixels 0..255 to scale * pixel + offset, per channel or for all.
+    scale = np.broadcast_to(1.0 if converter.scale is None else np.ravel(converter.scale), 3)
+    offset = np.broadcast_to(0.0 if converter.offset is None else np.ravel(converter.offset), 3)
+    std = 1 / (255 * scale)
+    mean, size = tuple(map(float, -offset * std)), converter.image_size
+
+    model.trainable = False
+    student = student or ImageProcessor()
+    processor = ImageProcessor(
+        tuple(size) if size and all(size) else student.size, mean=mean, std=tuple(map(float, std))
+    )
+    probabilities = getattr(model.output_dense, "activation", None) is keras.activations.softmax
+    return Teacher(model, processor, from_logits=not probabilities, name=preset)
+
+
+# What precedes the colon of `distill.teacher`: what makes a teacher of the rest.
+SOURCES: dict[str, Callable[[str, ImageProcessor], Teacher]] = {
+    "keras": application_teacher,
+    "keras-hub": keras_hub_teacher,
+}
+
+
+def _with_size(
+    processor: ImageProcessor, model: keras.Model, student: ImageProcessor
+) -> ImageProcessor:
+    """`processor` for the size that `model` declares; the student's where it takes any."""
+    height, width = model.input_shape[1:3]
+    size = (height, width) if height and width else student.size
+    return ImageProcessor(size, mean=processor.mean, std=processor.std)
+
+
+def build_teacher(
+    config: TeacherConfig, num_classes: int, processor: ImageProcessor
+) -> keras.Model:
+    """Build the convnet that `deit-tf train-teacher` trains.
+
+    Args:
+        config: Its name and weights.
+        num_classes: Classes C; the head is fresh, but that of a RegNetY whose weights have as many.
+        processor: What makes its images: their size and normalization.
+    Returns:
+        A model from float32 [B, H, W, 3], normalized so, to float32 [B, C] logits.
+    Raises:
+        ValueError: For an unknown name, or weights for a network that has none here.
+    """
+    size = {"num_classes": num_classes, "image_size": processor.size}
+    if config.name in RESNET:
+        if config.weights:
+            raise ValueError(
+                f"`teacher.weights` must be null for {config.name}, of which none are published."
+            )
+        return create_resnet(config.name, **size)
+    if not config.name.startswith("keras:"):
+        return create_regnety(config.name, weights=config.weights, **size)
+
+    name = config.name.removeprefix("keras:")
+    constructor, (mean, std, bgr) = application(name)
+    shape = (*processor.size, 3)
+    image = keras.Input(shape, name="image")
+    scale, offset = renormalization(processor.mean, processor.std, mean, std)
+    x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="renormalize")(image)
+    x = x[..., ::-1] if bgr else x
+    trunk = constructor(include_top=False, weights=config.weights, pooling="avg", input_shape=shape)
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(trunk(x))
+    return keras.Model(image, logits, name=name)

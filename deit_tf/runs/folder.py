@@ -1,0 +1,358 @@
+"""A run folder: what training leaves behind, and how it is found again.
+
+config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
+facts.json     the data and the teacher that it trains with, in numbers and checksums
+labels.txt     class names, one per line, by label
+student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best epoch;
+               student_ema.keras, the moving average
+metrics.jsonl  one line per epoch
+tensorboard/   the same as curves
+checkpoints/   from which a stopped run goes on; they may be deleted when it is finished
+summary.json   what the final evaluation gave; its run is finished
+report.html    the page about it
+"""
+
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+from jsonargparse import ArgumentParser
+
+from deit_tf.config import TrainConfig
+from deit_tf.files import (
+    CLASS_NAMES_FILE,
+    read_json,
+    remove_partial,
+    write_class_names,
+    write_json,
+    write_text,
+)
+
+log = logging.getLogger(__name__)
+
+TRAINED = ("student", "teacher", "masked")  # what a run may train: the stem of its model files
+VERSIONS = ("", "_best", "_ema")
+
+# What a run may change when it goes on, as it has no part in what it computes.
+FREE = (
+    "out",
+    "data.num_parallel_calls",
+    "data.verify",
+    "distill.labels",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run folder; no other module knows the names of its files.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def facts(self) -> Path:
+        """Written first and deleted never: a folder without it is no run's."""
+        return self.path / "facts.json"
+
+    @property
+    def class_names(self) -> Path:
+        """Class names by label."""
+        return self.path / CLASS_NAMES_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The same for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> Path:
+        """The final evaluation."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    def model(self, trained: str, version: str = "") -> Path:
+        """The file of a model.
+
+        Args:
+            trained: One of `TRAINED`.
+            version: One of `VERSIONS`: the last weights, the best ones, or their moving average.
+        """
+        return self.path / f"{trained}{version}.keras"
+
+    def find_model(self, version: str = "") -> Path | None:
+        """The model file that is there; None where the run has not written one."""
+        files = (self.model(trained, version) for trained in TRAINED)
+        return next((file for file in files if file.is_file()), None)
+
+    def read_summary(self) -> dict[str, Any]:
+        """What the final evaluation gave.
+
+        Raises:
+            FileNotFoundError: If the run is not finished.
+            ValueError: If the file is damaged.
+        """
+        if not self.summary.is_file():
+            raise FileNotFoundError(
+                f"{self.path} is no finished run: it has no {self.summary.name}."
+            )
+        return read_json(self.summary, keys=("kind", "parameters", "evaluation"))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The figures of each epoch that is complete.
+
+        Raises:
+            ValueError: If a line is damaged; it is named.
+        """
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        try:
+            epochs = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"{self.metrics} is damaged: {error}") from error
+        if not all(isinstance(epoch, dict) for epoch in epochs):
+            raise ValueError(f"{self.metrics} must hold one JSON object per line.")
+        return epochs
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a run is here that can go on, finished or not: one with checkpoints."""
+        return any(self.checkpoints.glob("*.safetensors"))
+
+    # A run begins, and goes on
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process.
+
+        Raises:
+            BlockingIOError: If another process trains into it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file, holder = self.path / ".lock", self.path / ".lock.json"
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise BlockingIOError(
+                f"Another process trains into {self.path}: {_named(holder)}. Two would mix their "
+                "files: wait for it, stop it, or choose another --out."
+            ) from error
+
+        try:
+            write_json({"process": os.getpid(), "host": platform.node()}, holder)
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            lock.release()
+            with suppress(OSError):  # something was written
+                self.path.rmdir()
+
+    def check_free(self, facts: Mapping[str, Any], overwrite: bool) -> None:
+        """Check that nothing is lost if a run begins here, or that the one here may go on.
+
+        Args:
+            facts: What facts.json will hold.
+            overwrite: Whether the run that is here may be replaced.
+        Raises:
+            FileExistsError: If the folder holds a finished run, or files that are not of a run.
+            ValueError: If it holds a stopped run of other steps per epoch.
+        """
+        self._check_own()
+        if overwrite:
+            return
+        if self.summary.exists() or (not self.is_stopped and self.find_model()):
+            raise FileExistsError(
+                f"{self.path} holds a finished run. Choose another --out, or pass --overwrite."
+            )
+        if self.is_stopped:
+            _check_steps(self.path, read_json(self.facts), facts)
+
+    def check_unchanged(self, config: TrainConfig, then: TrainConfig, facts: Mapping) -> None:
+        """Check that a stopped run goes on as what it was.
+
+        Args:
+            config: The config now.
+            then: The config in the folder.
+            facts: What facts.json would hold now; what it did not hold then is not compared.
+        Raises:
+            ValueError: If something that decides the run differs; it is named.
+        """
+        before = read_json(self.facts) | _flat(asdict(then))
+        now = {**facts, **_flat(asdict(config))}
+        differing = [
+            key
+            for key in now
+            if key not in FREE
+            and (key in before or key not in facts)
+            and _plain(now[key]) != _plain(before.get(key))
+        ]
+        if differing:
+            named = "; ".join(
+                f"{key}: {_short(before.get(key))} then, {_short(now[key])} now"
+                for key in differing[:8]
+            )
+            raise ValueError(
+                f"{self.path} holds a stopped run of another config. {named}. Restore those to go "
+                "on with it, pass --accept-changes to go on all the same, or --overwrite to start "
+                "over."
+            )
+
+    def begin(self, config: TrainConfig, facts: Mapping[str, Any], overwrite: bool) -> None:
+        """Make the folder, without what an earlier run left of itself; what goes on stays."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite or not self.is_stopped:
+            for folder in (self.tensorboard, self.checkpoints):
+                shutil.rmtree(folder, ignore_errors=True)
+            models = [self.model(trained, version) for trained in TRAINED for version in VERSIONS]
+            for file in (*models, self.metrics, self.summary):
+                file.unlink(missing_ok=True)
+        remove_partial(self.path)
+        remove_partial(self.checkpoints)
+
+        write_json(facts, self.facts)  # first, so that a folder with anything else of a run has it
+        write_config(config, self.config)
+        write_class_names(facts["labels"], self.class_names)
+
+    def _check_own(self) -> None:
+        """Refuse a folder that no run made but which holds what a run would replace, or a model."""
+        if self.facts.exists() or not self.path.is_dir():
+            return
+        places = (
+            self.tensorboard,
+            self.checkpoints,
+            self.config,
+            self.class_names,
+            self.metrics,
+            self.summary,
+        )
+        found = [place.name for place in places if place.exists()]
+        found += sorted(file.name for file in self.path.glob("*.keras"))
+        if found:
+            raise FileExistsError(
+                f"{self.path} is no run folder, and holds {', '.join(found[:8])}. Choose another "
+                "--out."
+            )
+
+
+def _named(holder: Path) -> str:
+    """Which process holds a folder, as far as it can be told."""
+    try:
+        held = read_json(holder, keys=("process", "host"))
+    except (OSError, ValueError):
+        return "one that has just begun"
+    return f"process {held['process']} on {held['host']}"
+
+
+def _check_steps(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse other steps per epoch, in which checkpoints and learning rate are counted."""
+    steps = now["steps_per_epoch"]
+    before = then.get("steps_per_epoch", steps)
+    if before != steps:
+        raise ValueError(
+            f"{folder} holds a stopped run of {before} steps per epoch, which `data.batch_size` "
+            "and the images decide; its checkpoints are counted in them. Go on with the settings "
+            "and images it had, or pass --overwrite to start over. Received: "
+            f"{steps} steps per epoch"
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    """The value; of a checksum its first digits."""
+    is_checksum = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}..." if is_checksum else str(value)
+
+
+# The config as a file
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a config file.
+
+    Raises:
+        ValueError: For an unknown key or a value of the wrong type, which it names.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    try:
+        return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
+    except (
+        ArgumentError,
+        TypeError,
+    ) as error:  # the latter for a number where a group of settings belongs
+        raise ValueError(
+            f"{path} is no config of deit-tf: {' '.join(str(error).split())}"
+        ) from error
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write a config file that `--config` takes."""
+    plain = json.loads(json.dumps(asdict(config)))  # lists for tuples
+    write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), path)
+
+
+def run_config(folder: Path) -> TrainConfig | None:
+    """The config of a run folder; None of any other, though other tools have a config.yaml as well.
+
+    Raises:
+        ValueError: If `folder` is a run's, as its facts.json tells, and its config is damaged.
+    """
+    places = RunFolder(folder)
+    if not places.config.is_file():
+        return None
+    if places.facts.is_file():
+        return read_config(places.config)
+    if not any(folder.glob("*.keras")):
+        return None
+    try:
+        return read_config(places.config)
+    except ValueError as error:
+        log.warning("%s is no run: its %s is passed over. %s", folder, places.config.name, error)
+        return None

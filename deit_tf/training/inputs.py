@@ -1,0 +1,81 @@
+"""What a batch must be: labels as distributions, images of the network's shape.
+
+Both are checked in graphs too. Labels that are none would train in silence: a class number beyond
+the last becomes a row of zeros, whose loss is 0.
+"""
+
+import keras
+import tensorflow as tf
+
+ROW_TOLERANCE = 1e-2  # by which a row of bfloat16 labels may miss the sum of 1
+
+
+def distributions(labels: tf.Tensor, classes: int, weight: tf.Tensor | None = None) -> tf.Tensor:
+    """Labels as float32 [B, C], checked.
+
+    Args:
+        labels: Whole numbers 0..C-1, [B] or [B, 1]; or probabilities, float [B, C].
+        classes: Classes C.
+        weight: [B]; labels of weight 0 fill up a batch, and may be anything.
+    Raises:
+        ValueError: For labels of another type or shape.
+        tf.errors.InvalidArgumentError: When run, for numbers beyond the classes, or rows that do
+            not sum to 1, such as those of several classes at once.
+    """
+    labels = tf.convert_to_tensor(labels)
+    counts = tf.ones([]) if weight is None else tf.cast(weight, tf.float32)
+    filling = tf.reshape(counts, [-1]) == 0  # [B] or [1]
+    sentence = (
+        f"Labels are whole numbers 0..{classes - 1} [B], or probabilities float [B, {classes}] "
+        "whose rows sum to 1; for several classes per image this loss is the wrong one."
+    )
+    if _is_rows(labels, classes):
+        rows = tf.cast(labels, tf.float32)
+        off = tf.abs(tf.reduce_sum(rows, axis=-1) - 1)
+        wrong = (off > ROW_TOLERANCE) | (tf.reduce_min(rows, axis=-1) < 0)
+    elif _is_numbers(labels):
+        numbers = tf.reshape(labels, [-1])
+        rows = tf.one_hot(numbers, classes)
+        wrong = (numbers < 0) | (numbers >= classes)
+    else:
+        raise ValueError(f"{sentence} Received: {labels.dtype.name} {tuple(labels.shape)}")
+
+    good = tf.debugging.Assert(tf.reduce_all(~wrong | filling), [sentence, "Received:", labels])
+    if good is None:  # eager: it has raised already where they are wrong
+        return rows
+    with tf.control_dependencies([good]):
+        return tf.identity(rows)
+
+
+def check_images(images: tf.Tensor, network: keras.Model) -> None:
+    """Check the images of a batch against what `network` takes.
+
+    Raises:
+        ValueError: If they are no tensor, or of another shape.
+    """
+    wanted = tuple(network.input_shape[1:])
+    named = "x".join("any" if side is None else str(side) for side in wanted)
+    if isinstance(images, dict):
+        raise ValueError(
+            f"`x` must be images, float [B, {named}], and labels come as `y`. Received: a dict of "
+            f"{', '.join(map(str, images))}"
+        )
+    shape = tuple(tf.convert_to_tensor(images).shape)
+    fits = len(shape) == len(wanted) + 1 and all(
+        want is None or have is None or want == have
+        for want, have in zip(wanted, shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`x` must be images of the model's shape, float [B, {named}]; resize them or repeat "
+            f"the one channel of gray ones (deit_tf.ImageProcessor does). Received: {shape}"
+        )
+
+
+def _is_rows(labels: tf.Tensor, classes: int) -> bool:
+    return labels.shape.rank == 2 and labels.shape[-1] == classes and labels.dtype.is_floating
+
+
+def _is_numbers(labels: tf.Tensor) -> bool:
+    column = labels.shape.rank == 2 and labels.shape[-1] == 1
+    return labels.dtype.is_integer and (labels.shape.rank == 1 or column)
