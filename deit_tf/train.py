@@ -86,9 +86,10 @@ def _run(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
 
-    sources = open_sources(config.data)
-    facts = _facts(config, sources, strategy)
     folder = RunFolder(Path(config.out))
+    rule = folder.split_rule if folder.is_stopped and not overwrite else "threshold"
+    sources = open_sources(config.data, rule)
+    facts = _facts(config, sources, strategy) | {"split": rule}
     with _kept_for_this_process(folder, strategy):
         folder.check_free(facts, overwrite)
         if folder.is_stopped and not overwrite and not accept_changes:

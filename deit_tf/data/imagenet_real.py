@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.data.sources import IMAGE_SUFFIXES, Source
+from deit_tf.data.folders import all_images
+from deit_tf.data.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,7 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
         raise ValueError(
             f"{file} must be a JSON list with a list of class numbers per image, as real.json."
         ) from error
-    paths = sorted(
-        (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES),
-        key=lambda path: path.name,
-    )
+    paths = sorted(all_images(folder), key=lambda path: path.name)
     numbers = [re.search(r"_val_(\d{8})$", path.stem) for path in paths]
     if paths and all(numbers):
         places = [

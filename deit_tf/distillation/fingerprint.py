@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
-from deit_tf.data.sources import IMAGE_SUFFIXES
+from deit_tf.data.folders import all_images
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
@@ -204,22 +204,12 @@ def _content(source: str, sources: Sequence[Source]) -> str:
 def _listing(folder: Path) -> str:
     """Checksum of the names and sizes of the images in a folder, wherever it lies."""
     digest = hashlib.sha256()
-    for name, size in sorted(_images(folder)):
-        digest.update(f"{name}\t{size}\n".encode())
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size for path in all_images(folder)
+    }
+    for name in sorted(sizes):
+        digest.update(os.fsencode(name) + f"\t{sizes[name]}\n".encode())
     return digest.hexdigest()
-
-
-def _images(folder: Path) -> Iterator[tuple[str, int]]:
-    seen = set()  # links may lead back to where they are
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(parent)
-        is_new = place not in seen
-        seen.add(place)
-        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
-        for file in files if is_new else ():
-            if Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                path = Path(parent, file)
-                yield path.relative_to(folder).as_posix(), path.stat().st_size
 
 
 def _sample(sources: Sequence[Source]) -> str:

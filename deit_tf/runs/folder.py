@@ -30,6 +30,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from deit_tf.config import TrainConfig
+from deit_tf.data.folders import SplitRule
 from deit_tf.files import (
     CLASS_NAMES_FILE,
     read_json,
@@ -151,6 +152,13 @@ class RunFolder:
     def is_stopped(self) -> bool:
         """Whether a run is here that can go on, finished or not: one with checkpoints."""
         return any(self.checkpoints.glob("*.safetensors"))
+
+    @property
+    def split_rule(self) -> SplitRule:
+        """How the run splits a folder without splits; what it has begun with, it keeps to."""
+        if not self.facts.is_file():
+            return "threshold"
+        return read_json(self.facts).get("split", "rank")  # runs of before did not say
 
     # A run begins, and goes on
 

@@ -518,7 +518,7 @@ def test_a_teacher_starts_from_weights(tmp_path):
         to_reference(tuned)["stem.conv.weight"], to_reference(model)["stem.conv.weight"]
     )
     with pytest.raises(ValueError, match="must be null for resnet8"):
-        build_teacher(TeacherConfig("resnet8", weights=str(folder)), 5, processor)
+        build_teacher(TeacherConfig("resnet8", weights=str(folder)), 5, deit_tf.ImageProcessor(32))
 
 
 def test_without_keras_hub_its_teachers_say_what_to_do(monkeypatch):

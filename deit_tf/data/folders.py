@@ -1,0 +1,247 @@
+"""Folders of class folders: which pictures there are, which are held out, which are no pictures.
+
+What is left out is counted and named; a layout that is not understood is an error, never a guess.
+"""
+
+import logging
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tensorflow as tf
+from rich.progress import track
+
+from deit_tf.data.preprocess import decode_image
+from deit_tf.files import check_class_names
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+# Names of split folders in any case; of those to evaluate on the first that is there is taken.
+TRAIN_FOLDERS = ("train", "training")
+EVAL_FOLDERS = ("val", "valid", "validation", "dev", "test", "testing")
+NAMED = 5  # files named in a report
+# How pictures are held out where no folder says so: by a threshold on the checksum of the name, or,
+# as in runs of before, those of the smallest checksums.
+SplitRule = Literal["threshold", "rank"]
+Files = dict[str, list[Path]]  # by class
+
+
+@dataclass
+class LeftOut:
+    """What a walk does not take, by reason."""
+
+    endings: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+
+    def report(self, folder: Path) -> None:
+        """Count and name it."""
+        endings = f"have none of the endings {' '.join(IMAGE_SUFFIXES)}"
+        report_left_out(self.endings, folder, endings)
+        report_left_out(self.links, folder, "are links that lead nowhere or back")
+        report_left_out(self.hidden, folder, "are hidden, as their names begin with a dot")
+
+
+def find_splits(folder: Path) -> tuple[Path, Path | None]:
+    """Where the class folders lie, and where those to evaluate on, if they lie apart.
+
+    Raises:
+        ValueError: If folders are named as splits are, but do not make any.
+    """
+    training, evaluation = _named_as(folder, TRAIN_FOLDERS), _named_as(folder, EVAL_FOLDERS)
+
+    # Without one to evaluate on, a `train/` of pictures alone is a class of that name.
+    if not evaluation and not any(class_folders(path) for path in training):
+        return folder, None
+    if not training and not any(class_folders(path) for path in evaluation):
+        return folder, None
+
+    if len(training) != 1 or not class_folders(training[0]):
+        found = ", ".join(path.name for path in (*training, *evaluation))
+        raise ValueError(
+            f"{folder} has folders named as splits, of which one must be to train on "
+            f"({', '.join(TRAIN_FOLDERS)}) and hold class folders. Found: {found}. Rename them, or "
+            "pass the folder that holds the class folders."
+        )
+    used = evaluation[:1]
+    if used and not class_folders(used[0]):
+        raise ValueError(
+            f"{used[0]} is to evaluate on, and holds no class folders. Sort its pictures into "
+            "folders named after their classes, or move it away to hold out a share of "
+            f"{training[0].name}."
+        )
+    _report_unused(folder, training[0], used)
+    return training[0], used[0] if used else None
+
+
+def scan(folder: Path) -> Files:
+    """Image files by class folder, in the order of their paths; links are followed.
+
+    Raises:
+        ValueError: If there are no class folders, or one has a name that is no text of one line.
+    """
+    left_out, files = LeftOut(), {}
+    for place in class_folders(folder):
+        files[place.name] = sorted(_image_files(place, left_out))
+    left_out.report(folder)
+    if not files:
+        raise ValueError(
+            f"{folder} has no class folders. Put the images of each class into a folder named "
+            "after it."
+        )
+    check_class_names(list(files), len(files))
+    return files
+
+
+def hold_out(files: Files, share: float, rule: SplitRule = "threshold") -> tuple[Files, Files]:
+    """Split each class into files to train on and files held out, by their names alone.
+
+    With `threshold` a file's own name decides, whatever lies beside it, but that each class of two
+    and more has one of either: then the smallest or the largest checksum is taken.
+
+    Args:
+        files: By class.
+        share: How much is held out, between 0 and 1.
+        rule: How it is decided.
+    """
+    train, held_out = {}, {}
+    for name, paths in files.items():
+        ordered = sorted(paths, key=_checksum)
+        if rule == "rank":
+            count = max(1, round(share * len(paths)))
+        else:
+            below = sum(_checksum(path) < share * 2**32 for path in paths)
+            count = min(max(1, below), len(paths) - 1)
+        count = count if len(paths) > 1 else 0
+        train[name], held_out[name] = sorted(ordered[count:]), sorted(ordered[:count])
+    return train, held_out
+
+
+def check_images(files: Files, folder: Path) -> tuple[Files, dict[int, Path]]:
+    """Leave out, with a report, what does not decode.
+
+    Returns:
+        The others; and one of them by each fingerprint of a file's bytes.
+    """
+    paths = [path for each in files.values() for path in each]
+    fingerprints = _decode(paths)
+    broken = [path for path in paths if path not in fingerprints]
+    report_left_out(broken, folder, "cannot be decoded")
+    good = {name: [p for p in each if p in fingerprints] for name, each in files.items()}
+    return good, {fingerprint: path for path, fingerprint in fingerprints.items()}
+
+
+def warn_of_copies(train: dict[int, Path], held_out: dict[int, Path]) -> None:
+    """Say so where the same bytes are trained on and held out: accuracy would look too good."""
+    shared = sorted(train.keys() & held_out.keys(), key=lambda fingerprint: held_out[fingerprint])
+    if shared:
+        pairs = [f"{held_out[each]} = {train[each]}" for each in shared[:NAMED]]
+        log.warning(
+            "%d held-out files have the very bytes of files that are trained on: %s%s",
+            len(shared),
+            ", ".join(pairs),
+            ", ..." * (len(shared) > NAMED),
+        )
+
+
+def check_not_empty(files: Files, folder: Path) -> None:
+    """Check that each class has an image.
+
+    Raises:
+        ValueError: If one has none.
+    """
+    if empty := [name for name, paths in files.items() if not paths]:
+        raise ValueError(
+            f"No images in class folder {folder / empty[0]}. Add some "
+            f"({' '.join(IMAGE_SUFFIXES)}) or remove it."
+        )
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, in the order of their names; hidden ones are none."""
+    return sorted(
+        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def all_images(folder: Path) -> list[Path]:
+    """Every image file below a folder, by path; what is left out is not reported."""
+    return sorted(_image_files(folder, LeftOut()))
+
+
+def report_left_out(paths: Iterable[Path], folder: Path, reason: str) -> None:
+    """Count and name files that are left out."""
+    paths = sorted(paths)
+    if paths:
+        named = ", ".join(_readable(path.relative_to(folder)) for path in paths[:NAMED])
+        more = ", ..." * (len(paths) > NAMED)
+        log.warning("Left out %d of %s that %s: %s%s", len(paths), folder, reason, named, more)
+
+
+def _named_as(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The folders in a folder with one of these names, in any case, in the order of `names`."""
+    found = [path for path in class_folders(folder) if path.name.lower() in names]
+    return sorted(found, key=lambda path: names.index(path.name.lower()))
+
+
+def _report_unused(folder: Path, training: Path, evaluation: list[Path]) -> None:
+    """Name the folders beside the splits that play no part, and say what is held out."""
+    used = {training, *evaluation}
+    others = [path.name for path in class_folders(folder) if path not in used]
+    if not evaluation:
+        names = ", ".join(EVAL_FOLDERS)
+        log.info("%s has none of %s: a share of %s is held out.", folder, names, training.name)
+    if others:
+        unused = "%s: trained on %s, evaluated on %s; not used: %s"
+        held_out = evaluation[0].name if evaluation else f"a share of {training.name}"
+        log.warning(unused, folder, training.name, held_out, ", ".join(others[:NAMED]))
+
+
+def _image_files(folder: Path, left_out: LeftOut, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The image files below a folder; links to folders are followed, but not in a circle."""
+    place = os.path.realpath(folder)
+    if place in above:
+        left_out.links.append(folder)
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                left_out.hidden.append(path)
+            elif entry.is_dir():
+                yield from _image_files(path, left_out, (*above, place))
+            elif not entry.is_file():
+                left_out.links.append(path)
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                left_out.endings.append(path)
+            else:
+                yield path
+
+
+def _decode(paths: Sequence[Path]) -> dict[Path, int]:
+    """A fingerprint of the bytes of each file that the training pipeline can decode."""
+
+    def look(index, path):
+        content = tf.io.read_file(path)
+        shape = tf.shape(decode_image(content))  # a result without the shape would not decode
+        return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
+
+    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
+    data = tf.data.Dataset.from_tensor_slices(names).enumerate()
+    data = data.map(look, tf.data.AUTOTUNE).ignore_errors()
+    looked = track(data.as_numpy_iterator(), "Checking images", len(paths), transient=True)
+    return {paths[int(index)]: int(fingerprint) for index, _, fingerprint in looked}
+
+
+def _checksum(path: Path) -> int:
+    """Of the name of a file, 0 to 2**32 - 1."""
+    return zlib.crc32(os.fsencode(path.name))
+
+
+def _readable(path: Path) -> str:
+    """A path with its bytes that are no UTF-8 escaped, so that it can be printed."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
