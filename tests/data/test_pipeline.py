@@ -2,7 +2,6 @@
 stream."""
 
 import io
-import logging
 import re
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from sklearn.datasets import load_sample_images
 from deit_tf.config import AugmentConfig, DataConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
 from deit_tf.data.preprocess import decode_image, height_width, normalize
-from deit_tf.data.sources import open_whole
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PHOTOS = load_sample_images().images
@@ -52,94 +50,12 @@ def test_digits():
     assert set(labels_of(held_out)) == set(range(10))
 
 
-def test_folder_holds_out_a_share_of_each_class(folder):
-    config = DataConfig(str(folder), holdout=0.25)
-    train, held_out = open_sources(config)
-    assert train.class_names == ("cat", "dog", "owl")
-    # A quarter of 7, 12 and 1; a single image is trained on.
-    assert labels_of(held_out) == {0: 2, 1: 3}
-    assert labels_of(train) == {0: 5, 1: 9, 2: 1}
-    write(folder / "dog" / "another.png")
-    again = [item["image"] for item in open_sources(config)[1].read(None).as_numpy_iterator()]
-    assert [item["image"] for item in held_out.read(None).as_numpy_iterator()] == again
-
-
-def test_folder_with_train_and_val(folder, tmp_path):
-    root = tmp_path / "split"
-    for name in ("cat", "dog"):
-        (root / "val" / name).mkdir(parents=True)
-        (root / "train").mkdir(exist_ok=True)
-        (folder / name).rename(root / "train" / name)
-        write(root / "val" / name / "x.png")
-    train, held_out = open_sources(DataConfig(str(root)))
-    assert (train.size, held_out.size) == (19, 2)
-    write(root / "val" / "bat" / "x.png")
-    with pytest.raises(ValueError, match="classes that .*train has not: bat"):
-        open_sources(DataConfig(str(root)))
-
-
-@pytest.mark.parametrize("beside", [None, "Val"])
-def test_train_without_val_is_held_out_from(folder, tmp_path, caplog, beside):
-    caplog.set_level(logging.INFO)
-    root = tmp_path / "split"
-    (root / "train").mkdir(parents=True)
-    for name in ("cat", "dog"):
-        (folder / name).rename(root / "train" / name)
-    if beside:
-        write(root / beside / "cat" / "x.png")
-    config = DataConfig(str(root), holdout=0.25)
-    train, held_out = open_sources(config)
-    assert train.class_names == held_out.class_names == ("cat", "dog")
-    assert labels_of(held_out) == {0: 2, 1: 3} and labels_of(train) == {0: 5, 1: 9}
-    assert open_whole(config).size == held_out.size
-    left_out = f", and left out {beside}" if beside else ""
-    assert (
-        f"has none of val, validation, valid, test: a share of train is held out{left_out}."
-        in caplog.text
-    )
-
-
-def test_a_class_may_be_called_train(folder):
-    (folder / "dog").rename(folder / "train")
-    train, held_out = open_sources(DataConfig(str(folder)))
-    assert train.class_names == ("cat", "owl", "train") and train.size + held_out.size == 20
-    assert open_whole(DataConfig(str(folder))).size == 20
-
-
 @pytest.mark.parametrize("calls", [0, -2])
 def test_calls_that_are_no_number_of_images_are_refused(calls):
     with pytest.raises(
         ValueError, match=f"`data.num_parallel_calls` is from 1, or -1 .* Received: {calls}"
     ):
         open_sources(DataConfig("digits", num_parallel_calls=calls))
-
-
-def test_open_whole_takes_every_image(folder):
-    assert open_whole(DataConfig(str(folder))).size == 20
-
-
-def test_bad_files_are_left_out_and_counted(folder, caplog):
-    good = (folder / "cat" / "0.jpg").read_bytes()
-    (folder / "cat" / "cut.jpg").write_bytes(good[: len(good) // 2])
-    (folder / "cat" / "text.png").write_text("no image")
-    (folder / "cat" / "empty.jpg").write_bytes(b"")
-    (folder / "dog" / "notes.txt").write_text("no image")
-    with caplog.at_level(logging.WARNING):
-        train, held_out = open_sources(DataConfig(str(folder)))
-    assert train.size + held_out.size == 20
-    assert "Left out 3 files" in caplog.text and "cat/cut.jpg" in caplog.text
-    assert "Left out 1 files" in caplog.text and "dog/notes.txt" in caplog.text
-
-
-def test_folders_without_images_are_refused(folder, tmp_path):
-    (folder / "yak").mkdir()
-    with pytest.raises(ValueError, match="No images in class folder .*yak"):
-        open_sources(DataConfig(str(folder)))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no class folders"):
-        open_sources(DataConfig(str(tmp_path / "empty")))
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        open_sources(DataConfig(str(tmp_path / "missing")))
 
 
 def test_tensorflow_datasets(tmp_path):
