@@ -1,6 +1,7 @@
 """A run outlives kill -9, torn and damaged checkpoints and a full disk, and goes on as if nothing
 had been."""
 
+import hashlib
 import json
 import random
 import resource
@@ -12,7 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from deit_tf.training.checkpoints import Checkpoints, Position
 
@@ -205,3 +206,71 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert [file.name for file in tmp_path.iterdir()] == ["step-000000001.safetensors"]
     assert kept.restore(variables()) == Position(1)
+
+
+def flip(file, needle, replacement):
+    """Replace bytes of a file by as many others."""
+    content = file.read_bytes()
+    assert content.count(needle) == 1 and len(needle) == len(replacement)
+    file.write_bytes(content.replace(needle, replacement))
+
+
+def written(folder, *steps, keep=9):
+    """Checkpoints of one variable, which holds the number of steps."""
+    variables = {"network/0000": keras.Variable(0.0)}
+    checkpoints = Checkpoints(folder, keep)
+    for step in steps:
+        variables["network/0000"].assign(step)
+        checkpoints.write(variables, Position(epoch=step), step)
+    return checkpoints, variables
+
+
+def test_where_the_run_stands_is_under_the_checksum(tmp_path):
+    checkpoints, variables = written(tmp_path, 1, 2)
+    flip(checkpoints.files()[-1], rb"{\"epoch\": 2", rb"{\"epoch\": 7")
+    assert checkpoints.restore(variables).epoch == 1
+
+
+def test_a_checkpoint_under_another_name_is_not_taken(tmp_path):
+    checkpoints, variables = written(tmp_path, 1, 2)
+    checkpoints.files()[-1].rename(tmp_path / "step-000000009.safetensors")
+    assert checkpoints.restore(variables).epoch == 1
+
+
+def test_damaged_ones_are_set_aside_and_do_not_count(tmp_path, caplog):
+    checkpoints, variables = written(tmp_path, 1, 2, 3)
+    for file in checkpoints.files()[1:]:
+        file.write_bytes(b"damaged")
+
+    checkpoints.keep = 1
+    assert checkpoints.restore(variables).epoch == 1
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [
+        ".damaged",
+        ".damaged",
+        ".safetensors",
+    ]
+    checkpoints.write(variables, Position(epoch=4), 4)
+    assert [file.name for file in checkpoints.files()] == ["step-000000004.safetensors"]
+
+
+def test_where_none_is_whole_all_stay(tmp_path):
+    checkpoints, variables = written(tmp_path, 1, 2)
+    for file in checkpoints.files():
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="No checkpoint .* is whole"):
+        checkpoints.restore(variables)
+    assert len(checkpoints.files()) == 2
+
+
+def test_one_of_the_first_format_is_read(tmp_path):
+    state = {"network/0000": np.float32(5)[None]}
+    digest = hashlib.blake2b(b"network/0000 float32 (1,) ", digest_size=16)
+    digest.update(state["network/0000"].data)
+    position = json.dumps({"epoch": 3, "step": 0, "figures": None, "best": 0.5, "best_step": 6})
+    metadata = {"position": position, "checksum": digest.hexdigest()}
+    save_file(state, tmp_path / "step-000000006.safetensors", metadata)
+
+    variables = {"network/0000": keras.Variable([0.0])}
+    restored = Checkpoints(tmp_path, 3).restore(variables)
+    assert restored == Position(epoch=3, best=0.5, best_step=6)
+    assert float(variables["network/0000"][0]) == 5

@@ -230,3 +230,53 @@ def test_numbered_masks_come_back():
     ).any()  # Keras's own state again
     with numbered_draw(tf.constant(7)):
         assert (np.array(DropPath(0.5, seed=4)(x, training=True)) != draws[0]).any()
+
+
+def averaging(decay=0.9):
+    made = distiller(ema_decay=decay)
+    made.build((None, SIZE, SIZE, 3))
+    return made
+
+
+def test_the_average_is_saved_with_the_weights_and_comes_back(tmp_path):
+    trained = averaging()
+    fit(trained)
+    assert np.abs(weights(trained.ema.network) - weights(trained.student)).max() > 1e-3
+    trained.save_weights(tmp_path / "a.weights.h5")
+
+    other = averaging()
+    other.load_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_array_equal(weights(other.student), weights(trained.student))
+    np.testing.assert_array_equal(weights(other.ema.network), weights(trained.ema.network))
+
+
+def test_the_average_begins_at_weights_that_bring_none(tmp_path):
+    trained = distiller()
+    fit(trained)
+    trained.save_weights(tmp_path / "a.weights.h5")
+
+    other = averaging()
+    other.load_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_array_equal(weights(other.ema.network), weights(trained.student))
+
+
+def test_backup_and_restore_keeps_the_average(tmp_path):
+    class Stop(Exception):
+        pass
+
+    class StopAfter(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise Stop
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    whole, stopped, resumed = averaging(), averaging(), averaging()
+    options = dict(batch_size=32, epochs=4, shuffle=False, verbose=0)
+    whole.fit(*data(), **options)
+    with pytest.raises(Stop):
+        stopped.fit(*data(), **options, callbacks=[backup(), StopAfter()])
+    resumed.fit(*data(), **options, callbacks=[backup()])
+    # the same steps in the same order
+    np.testing.assert_array_equal(weights(resumed.ema.network), weights(whole.ema.network))

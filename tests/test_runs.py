@@ -1,0 +1,162 @@
+"""A run folder keeps to one process, to what it was, and to what its classes are called."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import deit_tf
+from deit_tf.config import DataConfig, TrainConfig
+from deit_tf.data import open_sources
+from deit_tf.distillation.fingerprint import changing_facts
+from deit_tf.runs import RunFolder, class_order, load_network, load_run, read_config, write_config
+
+FACTS = {"labels": ["a", "b"], "steps_per_epoch": 3, "data.content": "0" * 64}
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run that was stopped after a checkpoint."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(TrainConfig(epochs=2), FACTS, overwrite=False)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step-000000003.safetensors").write_bytes(b"")
+    return folder
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from deit_tf.runs import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match=f"process {holder.pid} on .*choose another"):
+            with folder.locked():
+                pass
+        holder.kill()  # a dead process holds nothing
+        holder.wait()
+    with folder.locked():
+        pass
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    with RunFolder(tmp_path / "run").locked():
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_the_same_goes_on(stopped):
+    stopped.check_free(FACTS, overwrite=False)
+    stopped.check_unchanged(TrainConfig(epochs=2), read_config(stopped.config), FACTS)
+
+
+@pytest.mark.parametrize(
+    "config, facts, named",
+    [
+        (TrainConfig(epochs=3), FACTS, "epochs: 2 then, 3 now"),
+        (
+            TrainConfig(epochs=2),
+            FACTS | {"data.content": "1" * 64},
+            "data.content: 0{12}.* then, 1",
+        ),
+        (TrainConfig(epochs=2), FACTS | {"labels": ["a", "c"]}, "labels: .*'b'.* then, .*'c'"),
+    ],
+)
+def test_what_changed_behind_a_stopped_run_is_named(stopped, config, facts, named):
+    with pytest.raises(ValueError, match=named):
+        stopped.check_unchanged(config, read_config(stopped.config), facts)
+
+
+def test_facts_that_an_older_run_did_not_keep_are_not_asked_for(stopped):
+    then = read_config(stopped.config)
+    stopped.check_unchanged(TrainConfig(epochs=2), then, FACTS | {"teacher.files": "2" * 64})
+
+
+def test_other_pictures_of_the_same_count_are_another_content(tmp_path):
+    def write(name, shade):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        for i in range(2):
+            picture = np.full((8 + shade, 8, 3), shade)
+            keras.utils.save_img(tmp_path / "photos" / name / f"{i}.png", picture, scale=False)
+
+    config = TrainConfig(data=DataConfig(str(tmp_path / "photos")))
+    write("a", 1)
+    write("b", 2)
+    before = changing_facts(config, open_sources(config.data))
+    write("b", 5)
+    after = changing_facts(config, open_sources(config.data))
+    assert before["data.content"] != after["data.content"]
+
+
+def test_a_run_of_before_keeps_its_split(stopped):
+    assert stopped.split_rule == "rank"
+    facts = FACTS | {"split": "threshold"}
+    stopped.facts.write_text(json.dumps(facts))
+    assert stopped.split_rule == "threshold"
+
+
+@pytest.mark.parametrize(
+    "names, labels, classes, expected",
+    [
+        (("a", "b"), ("b", "a", "c"), 3, [1, 0]),
+        (("0", "2"), None, 3, [0, 2]),
+        (("1", "2"), ("1", "2", "3"), 3, [0, 1]),
+        (("n00000001", "n00000002"), ("cat", "dog"), 2, [0, 1]),
+    ],
+)
+def test_the_output_of_each_class(names, labels, classes, expected):
+    assert class_order(names, labels, classes) == expected
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (("0", "1", "2"), ("1", "2", "3")),  # numbered folders are names where the model knows some
+        (tuple("012345"), tuple("123456")),
+        (("0", "1"), ("cat", "dog")),
+    ],
+)
+def test_numbers_are_no_outputs_where_the_model_knows_names(names, labels):
+    with pytest.raises(ValueError, match="does not know these classes of the data: 0"):
+        class_order(names, labels, len(labels))
+
+
+def test_the_thousand_folders_of_imagenet_v2_are_outputs():
+    numbers = tuple(sorted(map(str, range(1000))))
+    words = tuple(f"class {i}" for i in range(1000))
+    assert class_order(numbers, words, 1000) == [int(name) for name in numbers]
+
+
+@pytest.mark.parametrize("names", ["a\nb\n", "a\nb\nc\nd\n", "a\n\nc\n"])
+def test_class_names_that_do_not_fit_the_model_are_named(tmp_path, names):
+    model = deit_tf.create_model(
+        "deit_test", num_classes=3, image_size=16, patch_size=8, depth=1, embed_dim=24
+    )
+    model.save(tmp_path / "student.keras")
+    (tmp_path / "labels.txt").write_text(names)
+    with pytest.raises(ValueError, match=r"labels\.txt does not fit the model beside it"):
+        load_run(tmp_path)
+
+
+def test_a_damaged_model_file_is_one_clear_error(tmp_path):
+    (tmp_path / "student.keras").write_bytes(b"PK no zip")
+    with pytest.raises(ValueError, match=r"student\.keras is damaged"):
+        load_network(tmp_path)
+
+
+def test_a_config_comes_back(tmp_path):
+    config = TrainConfig(data=DataConfig("Bilder für später"), out="läufe")
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
