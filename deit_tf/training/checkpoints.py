@@ -70,7 +70,9 @@ class Checkpoints:
         Raises:
             OSError: If the disk is full or fails; older checkpoints are whole then.
         """
-        state = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
+        state = {
+            name: np.array(variable.numpy(), order="C") for name, variable in variables.items()
+        }
         if not self.writes:
             return
         file = self._file(steps)

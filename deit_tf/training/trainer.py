@@ -356,14 +356,17 @@ class MaskedTrainer(Trainer):
 
 def _split(x: tf.Tensor, count: int) -> tf.Tensor:
     """[B, ...] to [count, B / count, ...]."""
-    sentence = (
-        "`micro_batches` must divide the images of each replica's share of a batch; leave out a "
-        "smaller last batch (`drop_remainder=True`). Received:"
-    )
     if x.shape[0] is not None and x.shape[0] % count:
-        raise ValueError(f"{sentence} micro_batches={count} for {x.shape[0]} images")
+        raise ValueError(
+            f"`micro_batches` must divide the {x.shape[0]} images of each replica. Received: "
+            f"micro_batches={count}"
+        )
+    sentence = (
+        "`micro_batches` must divide the images of each replica; leave out a smaller last batch "
+        "(`drop_remainder=True`). Received: micro_batches"
+    )
     size = tf.shape(x)[0]
-    divides = tf.debugging.Assert(size % count == 0, [sentence, count, "for images:", size])
+    divides = tf.debugging.Assert(size % count == 0, [sentence, count, "for images", size])
     with tf.control_dependencies([divides] if divides is not None else []):
         return tf.reshape(x, (count, -1, *x.shape[1:]))
 
