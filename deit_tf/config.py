@@ -8,6 +8,11 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+# Bounds of what is obeyed, whoever asks for it: a config, a file from elsewhere, a request.
+MAX_SIDE = 4096  # pixels of a side that a model takes, or a picture is resized to
+MAX_PIXELS = 128_000_000  # of a picture before it is decoded; a phone's largest have 108 million
+MAX_ASPECT = 100  # long side of a picture over its short side
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -104,6 +109,7 @@ class DataConfig:
         crop_ratio: Evaluation resizes the short side to size / crop_ratio before the center crop.
         mean: Mean of the pixels scaled to 0..1, per channel.
         std: Their standard deviation, per channel.
+        exif_orientation: Whether photographs are turned as their Exif tag says.
         num_parallel_calls: Images prepared at a time, at least 1; -1 lets tf.data choose.
     """
 
@@ -117,6 +123,7 @@ class DataConfig:
     crop_ratio: float = 0.875
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    exif_orientation: bool = True
     num_parallel_calls: int = -1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from deit_tf.data.preprocess import MAX_ASPECT
+from deit_tf.config import MAX_ASPECT
 from deit_tf.exporting.saved_model import LoadedModel
 
 MAX_PIXELS = (

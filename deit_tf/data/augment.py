@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, AugmentConfig, Triple
 from deit_tf.data import pixel_ops
-from deit_tf.data.preprocess import CHANNELS, decode_image, normalize
+from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.data.preprocess import normalize
 
 Size = tuple[int, int]
 Range = tuple[float, float]

@@ -14,7 +14,7 @@ from typing import Literal
 import tensorflow as tf
 from rich.progress import track
 
-from deit_tf.data.preprocess import decode_image
+from deit_tf.data.decode import decode_image
 from deit_tf.files import check_class_names
 
 log = logging.getLogger(__name__)

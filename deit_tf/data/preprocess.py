@@ -1,4 +1,4 @@
-"""One image from file to tensor, with no randomness: the only copy, for evaluation and for serving.
+"""What a model expects of its images, with no randomness: for evaluation and for serving.
 
 Follows Pillow, as the original's evaluation does (facebookresearch/deit datasets.py,
 build_transform).
@@ -13,61 +13,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Size, Triple
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, DataConfig, Size, Triple
 from deit_tf.data import processor_formats
-
-CHANNELS = 3
-MAX_ASPECT = (
-    100  # long side over short: resized by its short side, a line of pixels would fill the memory
-)
+from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.data.pictures import pixels_of
 
 
 def height_width(size: Size) -> tuple[int, int]:
     """`(height, width)` of a size given as one number or as a pair.
 
     Raises:
-        ValueError: If it is neither, or not positive.
+        ValueError: If it is neither, or not 1 to `MAX_SIDE`.
     """
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in pair):
         raise ValueError(
-            "`image_size` takes a positive whole number or a pair (height, width). Received: "
-            f"{size!r}"
+            f"`image_size` takes a whole number from 1 to {MAX_SIDE} or a pair (height, width) of "
+            f"them. Received: {size!r}"
         )
     return pair
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decode a JPEG, PNG, GIF (first frame), BMP or WebP file to uint8 [H, W, 3], 0..255.
-
-    Gray images get three equal channels; an alpha channel is dropped.
-
-    Args:
-        encoded: tf.string [], the bytes of the file.
-    Raises:
-        tf.errors.InvalidArgumentError: When run, if the bytes are no image or cut short, or if one
-            side is more than `MAX_ASPECT` times the other.
-    """
-
-    def jpeg() -> tf.Tensor:
-        # TensorFlow's default IDCT is off by up to 21 gray levels from libjpeg's own, which Pillow
-        # uses.
-        return tf.io.decode_jpeg(encoded, CHANNELS, dct_method="INTEGER_ACCURATE")
-
-    def other() -> tf.Tensor:
-        return tf.io.decode_image(encoded, CHANNELS, expand_animations=False)
-
-    image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), [None, None, CHANNELS])
-    sides = tf.shape(image)[:2]
-    message = f"A picture's long side is at most {MAX_ASPECT} times its short side."
-    with tf.control_dependencies(
-        [
-            tf.debugging.assert_less_equal(
-                tf.reduce_max(sides), MAX_ASPECT * tf.reduce_min(sides), message
-            )
-        ]
-    ):
-        return tf.identity(image)
 
 
 def resize(
@@ -130,6 +94,8 @@ class ImageProcessor:
         resize_to: Instead of `crop_ratio`: the short side in pixels before the crop, or a pair
             (height, width) to which the image is squashed.
         interpolation: `bicubic` or `bilinear`, both with antialias.
+        exif_orientation: Whether a JPEG file is turned upright, as its Exif tag says; published
+            accuracies were measured without.
     Raises:
         ValueError: If a size is not positive, `crop_ratio` lies outside (0, 1], `resize_to` is
             smaller than the crop, or the interpolation is another.
@@ -141,6 +107,7 @@ class ImageProcessor:
     std: Triple = IMAGENET_STD
     resize_to: Size | None = None
     interpolation: str = "bicubic"
+    exif_orientation: bool = True
 
     def __post_init__(self):
         height_width(self.image_size)
@@ -153,10 +120,11 @@ class ImageProcessor:
                 f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != CHANNELS or (name == "std" and min(values) <= 0):
+            fits = len(values) == CHANNELS and np.isfinite(values).all()
+            if not fits or (name == "std" and min(values) <= 0):
                 raise ValueError(
-                    f"`{name}` takes one number per channel; of std positive ones. Received: "
-                    f"{values}"
+                    f"`{name}` takes one finite number per channel; of std positive ones. "
+                    f"Received: {values}"
                 )
         if any(
             before < after
@@ -202,7 +170,13 @@ class ImageProcessor:
     @classmethod
     def from_config(cls, data: DataConfig, image_size: Size) -> "ImageProcessor":
         """What a model of `image_size` that was trained under `data` expects."""
-        return cls(image_size, data.crop_ratio, data.mean, data.std)
+        return cls(
+            image_size,
+            data.crop_ratio,
+            data.mean,
+            data.std,
+            exif_orientation=data.exif_orientation,
+        )
 
     def with_protocol(self, protocol: str) -> "ImageProcessor":
         """The same normalization with the resize and crop of a published evaluation.
@@ -214,7 +188,12 @@ class ImageProcessor:
             raise ValueError(f"`protocol` is one of {', '.join(PROTOCOLS)}. Received: {protocol!r}")
         ratio, squash = PROTOCOLS[protocol](max(self.size))
         before = tuple(int(side / ratio) for side in self.size)
-        return replace(self, crop_ratio=ratio, resize_to=before if squash else None)
+        return replace(
+            self,
+            crop_ratio=ratio,
+            resize_to=before if squash else None,
+            exif_orientation=False,  # as their loaders leave it out
+        )
 
     def to_preprocessor_config(self, layout: str = "huggingface") -> dict[str, Any]:
         """The opposite of `from_preprocessor_config`, for transformers or for timm.
@@ -255,6 +234,10 @@ class ImageProcessor:
         )
         return f"{how}, {self.interpolation}, center crop {self.size[0]} x {self.size[1]}"
 
+    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+        """Turn the bytes of an image file, tf.string [], into uint8 [H, W, 3], upright."""
+        return decode_image(encoded, self.exif_orientation)
+
     def crop(self, image: tf.Tensor) -> tf.Tensor:
         """Resize and center-crop uint8 [H, W, 3] to uint8 [*size, 3]."""
         before = self.before_crop
@@ -263,7 +246,7 @@ class ImageProcessor:
 
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
         """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalized."""
-        return normalize(self.crop(decode_image(encoded)), self.mean, self.std)
+        return normalize(self.crop(self.decode(encoded)), self.mean, self.std)
 
     def batch(self, images: Any) -> np.ndarray:
         """Turn images of any kind and size into a batch, outside of tf.data.
@@ -278,7 +261,9 @@ class ImageProcessor:
             ValueError: If an image cannot be read; it is named.
         """
         several = images if isinstance(images, (list, tuple)) else [images]
-        pixels = [_pixels(image, f"image {i}") for i, image in enumerate(several)]
+        pixels = [
+            pixels_of(image, f"image {i}", self.exif_orientation) for i, image in enumerate(several)
+        ]
         if not pixels:
             raise ValueError("`images` must hold one image at least. Received none.")
         return np.stack(
@@ -288,42 +273,10 @@ class ImageProcessor:
 
 # How an evaluation with images of `size` pixels crops: (crop ratio, whether it squashes before).
 PROTOCOLS: dict[str, Callable[[int], tuple[float, bool]]] = {
-    "deit": lambda size: (
-        0.875,
-        False,
-    ),  # facebookresearch/deit datasets.py: 256 -> 224, 438 -> 384
-    "timm": lambda size: (
-        1.0 if size >= 384 else 0.9,
-        False,
-    ),  # timm/models/deit.py, crop_pct: 248 -> 224, 384 -> 384
-    "huggingface": lambda size: (0.875, True),  # transformers, DeiTImageProcessor: 256 x 256 -> 224
+    # facebookresearch/deit datasets.py: 256 -> 224, 438 -> 384
+    "deit": lambda size: (0.875, False),
+    # timm/models/deit.py, crop_pct: 248 -> 224, 384 -> 384
+    "timm": lambda size: (1.0 if size >= 384 else 0.9, False),
+    # transformers, DeiTImageProcessor: 256 x 256 -> 224
+    "huggingface": lambda size: (0.875, True),
 }
-
-
-def _pixels(image: Any, name: str) -> tf.Tensor:
-    """One image of any kind as uint8 [H, W, 3]; a path is its own name."""
-    if isinstance(image, (str, Path)):
-        name, image = str(image), Path(image).read_bytes()
-    if isinstance(image, bytes):
-        try:
-            return decode_image(image)
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"{name} is no image that can be decoded; it may be cut short, or a thin line."
-            ) from error
-    if hasattr(image, "convert"):  # of PIL
-        image = image.convert("RGB")
-    pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim != 3
-        or pixels.shape[-1] not in (1, CHANNELS)
-        or 0 in pixels.shape
-    ):
-        raise ValueError(
-            f"{name} must be a path, bytes, a PIL image or a uint8 array [H, W, 3], 0..255. "
-            f"Received: {type(image).__name__} {pixels.dtype} {pixels.shape}"
-        )
-    return tf.constant(np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS)))

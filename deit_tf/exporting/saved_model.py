@@ -15,8 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deit_tf.data.decode import decode_image
 from deit_tf.data.pillow import MOST_LEVELS, crop_by_pillow
-from deit_tf.data.preprocess import ImageProcessor, decode_image, normalize
+from deit_tf.data.preprocess import ImageProcessor, normalize
 from deit_tf.exporting.compare import ExportError, deviation
 from deit_tf.exporting.sidecar import LABELS_FILE, check_labels, to_pixels
 from deit_tf.exporting.tflite import comparison_images, float32_twin

@@ -17,7 +17,8 @@ from sklearn.datasets import load_sample_images
 
 from deit_tf.config import AugmentConfig, DataConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
-from deit_tf.data.preprocess import decode_image, height_width, normalize
+from deit_tf.data.decode import decode_image
+from deit_tf.data.preprocess import height_width, normalize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PHOTOS = load_sample_images().images

@@ -197,7 +197,7 @@ def test_the_same_object_inside_tf_data():
         ),
         (lambda: ImageProcessor(32, resize_to=31), "`resize_to` must not be smaller"),
         (lambda: ImageProcessor(32, resize_to=(64, 31)), "`resize_to` must not be smaller"),
-        (lambda: ImageProcessor(32, std=(0.0, 1.0, 1.0)), "`std` takes one number per channel"),
+        (lambda: ImageProcessor(32, std=(0.0, 1.0, 1.0)), "`std` takes one finite number"),
         (
             lambda: ImageProcessor(32).with_protocol("imagenet"),
             "`protocol` is one of deit, timm, huggingface",

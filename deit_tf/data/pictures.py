@@ -1,0 +1,90 @@
+"""Pictures of any kind as pixels, outside of tf.data: paths, bytes, arrays, images of Pillow."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from deit_tf.config import MAX_PIXELS
+from deit_tf.data.decode import CHANNELS, decode_image
+
+_HIGH_BYTE = 256  # of 16 bits: what a decoder of files keeps too
+
+
+def pixels_of(image: Any, name: str, upright: bool = True) -> tf.Tensor:
+    """One image as uint8 [H, W, 3], 0..255.
+
+    Args:
+        image: A path; the bytes of a file; an image of Pillow; or a uint8 array [H, W, 3],
+            [H, W, 1] or [H, W].
+        name: What to call it in errors; a path is its own name.
+        upright: Whether files and images of Pillow are turned as their Exif tag says.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
+    if isinstance(image, (str, Path)):
+        name, image = str(image), Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return _decode(image, name, upright)
+    if isinstance(image, Image.Image):
+        image = _from_pillow(image, name, upright)
+    return _from_array(image, name)
+
+
+def _decode(content: bytes, name: str, upright: bool) -> tf.Tensor:
+    """Decode by TensorFlow, as in training; BMP files, some of which it misreads, by Pillow."""
+    try:
+        with Image.open(io.BytesIO(content)) as file:  # reads the header alone
+            width, height = file.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(
+                    f"{name} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read."
+                )
+            if file.format == "BMP":
+                return _from_array(_from_pillow(file, name, upright), name)
+        return decode_image(content, upright)
+    except (
+        tf.errors.InvalidArgumentError,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ValueError(
+            f"{name} is no image that can be decoded; it may be cut short, or a thin line."
+        ) from error
+
+
+def _from_pillow(image: Image.Image, name: str, upright: bool) -> np.ndarray:
+    """Pixels uint8 of an image in any mode; of 16 bits the high ones, as decoders of files do."""
+    image = ImageOps.exif_transpose(image) if upright else image
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= _HIGH_BYTE**2:
+            raise ValueError(
+                f"{name} is an image of mode {image.mode} with values from {values.min()} to "
+                f"{values.max()}; those of 16 bits are taken, 0..65535. Scale it to 0..255."
+            )
+        return (values // _HIGH_BYTE).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError(
+            f"{name} is an image of mode F, whose values have no range of their own. Scale it to "
+            "0..255 and convert it to mode L or RGB."
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def _from_array(image: Any, name: str) -> tf.Tensor:
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    three_axes = pixels.ndim == 3 and pixels.shape[-1] in (1, CHANNELS) and 0 not in pixels.shape
+    if pixels.dtype != np.uint8 or not three_axes:
+        raise ValueError(
+            f"{name} must be a path, bytes, a PIL image or a uint8 array [H, W, 3], 0..255. "
+            f"Received: {type(image).__name__} {pixels.dtype} {pixels.shape}"
+        )
+    return tf.constant(np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS)))
