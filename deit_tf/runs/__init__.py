@@ -1,0 +1,16 @@
+"""A run: its folder on disk, and the trained model in it with what is needed to feed it."""
+
+from deit_tf.runs.folder import RunFolder, read_config, run_config, write_config
+from deit_tf.runs.load import Run, class_order, is_keras, load_network, load_run
+
+__all__ = [
+    "Run",
+    "RunFolder",
+    "class_order",
+    "is_keras",
+    "load_network",
+    "load_run",
+    "read_config",
+    "run_config",
+    "write_config",
+]
