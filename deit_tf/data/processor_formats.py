@@ -1,15 +1,17 @@
-"""How Hugging Face and timm write down what a model expects of its images, in and out; plain dicts,
-no pixels.
+"""How Hugging Face and timm write down what a model expects of its images: plain dicts, no pixels.
+
+The files may come from anyone: every entry is checked for its type and range.
 
 Formats: transformers, image_processing_deit.py and image_processing_bit.py; timm/data/config.py.
 """
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Size, Triple
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, Size, Triple
+from deit_tf.files import read_json
 
 INTERPOLATIONS = {3: "bicubic", 2: "bilinear"}  # by Pillow's number
 FILES = ("preprocessor_config.json", "config.json")
@@ -25,13 +27,7 @@ def read(path: Path) -> dict[str, Any]:
     file = next((path / name for name in FILES if (path / name).is_file()), path)
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no {FILES[0]} and no folder with one.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the encoding as well
-        raise ValueError(f"{file} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold one JSON object. Received: a {type(content).__name__}")
-    return content
+    return read_json(file)
 
 
 def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,6 +37,8 @@ def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If it asks for what ImageProcessor does not do; it names the entry.
     """
     config = config.get("pretrained_cfg", config)
+    if not isinstance(config, Mapping):
+        raise _wrong("pretrained_cfg", "an object", config)
     return _from_timm(config) if "input_size" in config else _from_huggingface(config)
 
 
@@ -99,50 +97,55 @@ def _pair(size: tuple[int, int]) -> dict[str, int]:
 def _from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
     _only(config, "do_resize", True)
     _only(config, "do_rescale", True)
-    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-        raise ValueError(
-            "`rescale_factor` of a preprocessor config is 1 / 255. Received: "
-            f"{config['rescale_factor']}"
-        )
+    factor = _number(config, "rescale_factor", 1 / 255)
+    if abs(factor - 1 / 255) > 1e-6:
+        raise _wrong("rescale_factor", "1 / 255", factor)
     resample = config.get("resample", 3)
-    if resample not in INTERPOLATIONS:
-        raise ValueError(
-            "`resample` of a preprocessor config is 3 (bicubic) or 2 (bilinear). Received: "
-            f"{resample}"
-        )
+    if not isinstance(resample, int) or resample not in INTERPOLATIONS:
+        raise _wrong("resample", "3 (bicubic) or 2 (bilinear)", resample)
+
     before = _sides(config.get("size", 256), "size")
     crops = config.get("do_center_crop", "crop_size" in config)
     if not crops and isinstance(before, int):
         raise ValueError(
             "Without `do_center_crop`, `size` has a height and a width. Received: "
-            f"size={config['size']}"
+            f"size={config.get('size')}"
         )
     crop = _sides(config.get("crop_size", 224), "crop_size") if crops else before
     normalizes = config.get("do_normalize", True)
     return {
         "image_size": (crop, crop) if isinstance(crop, int) else crop,
         "resize_to": before,
-        "mean": tuple(config.get("image_mean", IMAGENET_MEAN)) if normalizes else (0.0,) * 3,
-        "std": tuple(config.get("image_std", IMAGENET_STD)) if normalizes else (1.0,) * 3,
+        "mean": _triple(config, "image_mean", IMAGENET_MEAN) if normalizes else (0.0,) * 3,
+        "std": _triple(config, "image_std", IMAGENET_STD) if normalizes else (1.0,) * 3,
         "interpolation": INTERPOLATIONS[resample],
     }
 
 
 def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
-    size, ratio = tuple(config["input_size"][1:]), config.get("crop_pct", 0.875)
+    size = config["input_size"]
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(_is_side, size)):
+        raise _wrong("input_size", f"three numbers, sides up to {MAX_SIDE}", size)
+    size, ratio = tuple(size[1:]), _number(config, "crop_pct", 0.875)
+    if not 0 < ratio <= 1:
+        raise _wrong("crop_pct", "a share above 0, up to 1", ratio)
+
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
         raise ValueError(
             f"`crop_mode` of a timm config is squash, or center for a square. Received: {mode} "
             f"for {size}"
         )
+    interpolation = config.get("interpolation", "bicubic")
+    if interpolation not in INTERPOLATIONS.values():
+        raise _wrong("interpolation", "bicubic or bilinear", interpolation)
     return {
         "image_size": size,
         "crop_ratio": ratio,
         "resize_to": tuple(int(side / ratio) for side in size) if mode == "squash" else None,
-        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
-        "std": tuple(config.get("std", IMAGENET_STD)),
-        "interpolation": config.get("interpolation", "bicubic"),
+        "mean": _triple(config, "mean", IMAGENET_MEAN),
+        "std": _triple(config, "std", IMAGENET_STD),
+        "interpolation": interpolation,
     }
 
 
@@ -153,18 +156,38 @@ def _sides(value: Any, name: str) -> Size:
     elif isinstance(value, int):
         value = (value, value)  # of the old feature extractors, which squash to a square
     numbers = [value] if isinstance(value, int) else value
-    if not isinstance(numbers, (tuple, list)) or not all(
-        isinstance(side, int) and side > 0 for side in numbers
+    if (
+        not isinstance(numbers, tuple | list)
+        or len(numbers) not in (1, 2)
+        or not all(map(_is_side, numbers))
     ):
-        raise ValueError(
-            f"`{name}` of a preprocessor config is a number, or height and width. Received: "
-            f"{value!r}"
-        )
+        raise _wrong(name, f"a number up to {MAX_SIDE}, or height and width", value)
     return value if isinstance(value, int) else tuple(value)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
+
+
+def _number(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(name, "a finite number", value)
+    return value
+
+
+def _triple(config: Mapping[str, Any], name: str, default: Triple) -> Triple:
+    values = config.get(name, default)
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise _wrong(name, "three numbers", values)
+    return tuple(float(_number({name: value}, name, 0.0)) for value in values)
 
 
 def _only(config: Mapping[str, Any], name: str, value: Any) -> None:
     if config.get(name, value) is not value:
-        raise ValueError(
-            f"`{name}` of a preprocessor config must be {value}. Received: {config[name]!r}"
-        )
+        raise _wrong(name, str(value), config[name])
+
+
+def _wrong(name: str, allowed: str, received: Any) -> ValueError:
+    shown = str(received)[:100]
+    return ValueError(f"`{name}` of a preprocessor config is {allowed}. Received: {shown}")

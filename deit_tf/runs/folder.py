@@ -3,8 +3,8 @@
 config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` takes it
 facts.json     the data and the teacher that it trains with, in numbers and checksums
 labels.txt     class names, one per line, by label
-student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best epoch;
-               student_ema.keras, the moving average
+student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best
+               epoch; student_ema.keras, the moving average
 metrics.jsonl  one line per epoch
 tensorboard/   the same as curves
 checkpoints/   from which a stopped run goes on; they may be deleted when it is finished

@@ -115,11 +115,7 @@ def is_keras(source: str | Path) -> bool:
     if str(source).startswith(HUB):
         return False
     path = Path(source)
-    return (
-        not path.exists()
-        or path.suffix == ".keras"
-        or RunFolder(path).find_model() is not None
-    )
+    return not path.exists() or path.suffix == ".keras" or RunFolder(path).find_model() is not None
 
 
 def _foreign_run(source: str | Path, name: str | None) -> Run:
