@@ -12,7 +12,8 @@ from deit_tf.models.deit import build_deit
 from deit_tf.models.masked import build_masked_on
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import VARIANTS, find_variant
-from deit_tf.weights.files import CONFIG, HEAD_WIDTH, Facts, load_weights, read_weights
+from deit_tf.weights.configs import CONFIG, Facts
+from deit_tf.weights.files import HEAD_WIDTH, load_weights, read_weights
 from deit_tf.weights.names import describe
 
 

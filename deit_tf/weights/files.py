@@ -10,12 +10,10 @@ import argparse
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,44 +24,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
+from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
 from deit_tf.weights.names import Layout, State, describe, load_reference, to_reference
 
 log = logging.getLogger(__name__)
 
 HUB = "hf://"
-CONFIG, PREPROCESSOR, SAFETENSORS = "config.json", "preprocessor_config.json", "model.safetensors"
+SAFETENSORS = "model.safetensors"
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-TIMM_EPS = 1e-6  # of the original and timm, whose files do not tell it
 HEAD_WIDTH = 64  # of every published DeiT
 # A key that may precede the model's own, and the key under which a training checkpoint keeps the
 # model.
 _PARALLEL, _NESTED = "module.", "model"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What lies beside the weights.
-
-    Args:
-        source: Where they came from.
-        layer_norm_eps: Of the source: Hugging Face's config tells it, timm and the original have
-            1e-6.
-        image_size: Height and width in pixels; None where nothing tells.
-        num_heads: Attention heads; None where nothing tells.
-        architecture: timm's name of the model; None where nothing tells.
-        labels: Class names by class; None where nothing tells, or only placeholders stand there.
-        preprocessor: What `ImageProcessor.from_preprocessor_config` takes; None where there is
-            none.
-    """
-
-    source: str
-    layer_norm_eps: float | None = None
-    image_size: tuple[int, int] | None = None
-    num_heads: int | None = None
-    architecture: str | None = None
-    labels: tuple[str, ...] | None = None
-    preprocessor: dict[str, Any] | None = field(default=None, repr=False)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -124,7 +97,7 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     else:
         allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
         raise ValueError(f"Weights end in {allowed}. Received: {path}")
-    return tensors, _facts(path, tensors)
+    return tensors, facts_beside(path, tensors)
 
 
 def load_weights(
@@ -162,7 +135,7 @@ def load_weights(
             facts.source,
             *theirs,
         )
-    if block := _first_block(model):
+    if block := first_block(model):
         log.info("%s: layer norms with epsilon %g.", facts.source, block["layer_norm_eps"])
 
 
@@ -196,7 +169,7 @@ def write_weights(
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
     state = to_reference(model, layout)
-    deit = _first_block(model) and any(
+    deit = first_block(model) and any(
         key.endswith(("head.weight", "classifier.weight")) for key in state
     )
     if not deit and "head.fc.weight" not in state:  # that of a RegNetY
@@ -205,7 +178,7 @@ def write_weights(
         raise ValueError(
             f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
         )
-    files = {CONFIG: _CONFIGS[layout](model, state, labels, preprocessing)}
+    files = {CONFIG: CONFIGS[layout](model, state, labels, preprocessing)}
     if layout == "huggingface":
         files[PREPROCESSOR] = preprocessing
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -352,7 +325,7 @@ def _read_keras(path: Path) -> tuple[Tensors, Facts]:
     """The weights of a model here, by timm's names."""
     model = load_keras(path)
     labels = path.with_name(CLASS_NAMES_FILE)
-    block = _first_block(model)
+    block = first_block(model)
     facts = Facts(
         source=str(path),
         layer_norm_eps=block.get("layer_norm_eps"),
@@ -381,147 +354,3 @@ def load_keras(file: Path) -> keras.Model:
         raise ValueError(
             f"{file} is damaged, or no model that Keras can load: {type(error).__name__}: {reason}"
         ) from error
-
-
-def _first_block(model: keras.Model) -> dict[str, Any]:
-    layers = {layer.name: layer for layer in model.layers}
-    return layers["blocks.0"].get_config() if "blocks.0" in layers else {}
-
-
-def _facts(path: Path, tensors: Tensors) -> Facts:
-    """What config.json and preprocessor_config.json beside a file tell, of Hugging Face or of
-    timm.
-    """
-    theirs = any(key.startswith(("deit.", "vit.")) for key in tensors)
-    config, preprocessor = _json(path.parent / CONFIG), _json(path.parent / PREPROCESSOR)
-    if config is None:
-        # Hugging Face's DeiTConfig has 1e-12 by default.
-        return Facts(
-            str(path), layer_norm_eps=1e-12 if theirs else TIMM_EPS, preprocessor=preprocessor
-        )
-    pretrained = config.get("pretrained_cfg") or {}
-    size = config.get("image_size") or (pretrained.get("input_size") or [0])[1:]
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if pair and not (len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair)):
-        raise ValueError(
-            f"{path.parent / CONFIG}: the image size is one or two positive numbers. Received: "
-            f"{size!r}"
-        )
-    arguments = config.get("model_args") or {}
-    return Facts(
-        source=str(path),
-        layer_norm_eps=float(config.get("layer_norm_eps", TIMM_EPS)),
-        image_size=pair or None,
-        num_heads=config.get("num_attention_heads") or arguments.get("num_heads"),
-        architecture=config.get("architecture"),
-        labels=_labels(config),
-        preprocessor=preprocessor or pretrained or None,
-    )
-
-
-def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Class names of Hugging Face's `id2label` or timm's `label_names`; its placeholders are
-    none.
-    """
-    if "label_names" in config:
-        descriptions = config.get("label_descriptions") or {}
-        return tuple(str(descriptions.get(name, name)) for name in config["label_names"])
-    names = config.get("id2label")
-    if not names or set(names) != {str(i) for i in range(len(names))}:
-        return None
-    ordered = tuple(str(names[str(i)]) for i in range(len(names)))
-    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in ordered) else ordered
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the encoding as well
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold one JSON object. Received: a {type(content).__name__}")
-    return content
-
-
-def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
-    """config.json of DeiTForImageClassificationWithTeacher, or of ViTForImageClassification for a
-    plain model.
-    """
-    distilled = any("distillation_token" in key for key in state)
-    block = _first_block(model)
-    height, width = model.input_shape[1:3]
-    (patch,) = (
-        array.shape
-        for key, array in state.items()
-        if key.endswith("patch_embeddings.projection.weight")
-    )
-    names = labels or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
-    return {
-        "architectures": [
-            "DeiTForImageClassificationWithTeacher" if distilled else "ViTForImageClassification"
-        ],
-        "model_type": "deit" if distilled else "vit",
-        "hidden_size": patch[0],
-        "num_hidden_layers": sum(key.endswith("layernorm_before.weight") for key in state),
-        "num_attention_heads": block["num_heads"],
-        "intermediate_size": int(patch[0] * block["mlp_ratio"]),
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.02,
-        "layer_norm_eps": block["layer_norm_eps"],
-        "image_size": height if height == width else [height, width],
-        "patch_size": patch[-1],
-        "num_channels": patch[1],
-        "qkv_bias": True,
-        "encoder_stride": patch[-1],
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "torch_dtype": "float32",
-    }
-
-
-def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
-    """config.json of timm's hub folders; `model_args` make the named architecture this very
-    model.
-    """
-    block = _first_block(model)
-    classes = model.output_shape[-1]
-    features = state["head.weight" if block else "head.fc.weight"].shape[1]
-    config = {"architecture": model.name, "num_classes": classes, "num_features": features}
-    if block:
-        if not re.fullmatch(r"deit_(tiny|small|base)_(distilled_)?patch16_(224|384)", model.name):
-            config["architecture"] = (
-                f"deit_base{'_distilled' if 'dist_token' in state else ''}_patch16_224"
-            )
-        config["model_args"] = {
-            "img_size": list(model.input_shape[1:3]),
-            "patch_size": state["patch_embed.proj.weight"].shape[-1],
-            "embed_dim": state["pos_embed"].shape[-1],
-            "depth": sum(key.endswith("norm1.weight") for key in state),
-            "num_heads": block["num_heads"],
-            "mlp_ratio": block["mlp_ratio"],
-        }
-        if block["layer_norm_eps"] != TIMM_EPS:
-            log.warning(
-                "timm builds its norms with an epsilon of 1e-6; this model has %g.",
-                block["layer_norm_eps"],
-            )
-    if labels is not None:
-        config["label_names"] = list(labels)
-    heads = ["head", "head_dist"] if "head_dist.weight" in state else "head" if block else "head.fc"
-    first = "patch_embed.proj" if block else "stem.conv"
-    return {
-        **config,
-        "pretrained_cfg": {
-            **preprocessing,
-            "num_classes": classes,
-            "first_conv": first,
-            "classifier": heads,
-        },
-    }
-
-
-_CONFIGS = {"huggingface": _huggingface_config, "timm": _timm_config}

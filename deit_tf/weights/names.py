@@ -311,12 +311,16 @@ def _fit_pos_embed(
     grid: tuple[int, int] | None,
 ) -> np.ndarray:
     """Resize `pos_embed` [1, prefix + patches, D] to the model's grid where it has another."""
+    if pos_embed.ndim != 3:
+        raise ValueError(
+            f"`pos_embed` has three axes, [1, tokens, D]. Received: {tuple(pos_embed.shape)}"
+        )
     new = _grid(model, names)
     prefix = names["pos_embed"].shape[1] - new[0] * new[1]
     patches = pos_embed.shape[1] - prefix
     side = round(max(patches, 0) ** 0.5)
     old = grid or (new if patches == new[0] * new[1] else (side, side))
-    if old[0] * old[1] != patches or pos_embed.ndim != 3:
+    if old[0] * old[1] != patches:
         raise ValueError(
             f"`pos_embed` {pos_embed.shape} does not fit {prefix} tokens and a grid of {old[0]} "
             f"x {old[1]} patches. Pass `grid=(rows, columns)` of the checkpoint, or a model "

@@ -235,7 +235,7 @@ def test_refusals(make, message):
 def test_files_that_are_no_config(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder with one"):
         ImageProcessor.from_preprocessor_config(tmp_path)
-    for content, message in (("{", "is no JSON file"), ("[]", "must hold one JSON object")):
+    for content, message in (("{", "is no JSON file"), ("[]", "must hold a JSON object")):
         (tmp_path / "preprocessor_config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             ImageProcessor.from_preprocessor_config(tmp_path)

@@ -301,7 +301,7 @@ def test_the_images_of_a_folder_are_told_by_names_and_sizes(tmp_path):
             data=DataConfig(source=str(folder), batch_size=4, verify=False),
             augment=AugmentConfig("none"),
         )
-        return stream_facts(made, open_sources(made.data), (8, 8))
+        return stream_facts(made, open_sources(made.data), ImageProcessor(8))
 
     for name in [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(4)]:
         (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -326,9 +326,10 @@ def test_other_sources_are_told_by_their_first_images():
     def other(seed):
         return training.read(seed).map(lambda item: item | {"label": 9 - item["label"]})
 
-    then = stream_facts(made, (training, held_out), (8, 8))
+    then = stream_facts(made, (training, held_out), ImageProcessor(8))
     assert then["data.source"] == ["digits/train", "digits/eval"]
-    named = differences(then, stream_facts(made, (replace(training, read=other), held_out), (8, 8)))
+    changed = (replace(training, read=other), held_out)
+    named = differences(then, stream_facts(made, changed, ImageProcessor(8)))
     assert [line.split(":")[0] for line in named] == ["data.content"]
 
 

@@ -313,7 +313,7 @@ def test_faults_of_the_tensors_are_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message", [("{", "is no JSON file"), ("[1]", "must hold one JSON object")]
+    "content, message", [("{", "is no JSON file"), ("[1]", "must hold a JSON object")]
 )
 def test_a_damaged_config(folder, content, message):
     (folder / "config.json").write_text(content)
@@ -323,7 +323,7 @@ def test_a_damaged_config(folder, content, message):
 
 def test_a_config_with_an_image_size_that_is_none(folder):
     (folder / "config.json").write_text('{"image_size": [32, 32, 3]}')
-    with pytest.raises(ValueError, match="one or two positive numbers"):
+    with pytest.raises(ValueError, match="one or two whole numbers"):
         read_weights(folder)
 
 
