@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-import deit_tf
+import deit_tf.runs.folder
 from deit_tf.config import DataConfig, TrainConfig
 from deit_tf.data import open_sources
 from deit_tf.distillation.fingerprint import changing_facts
@@ -25,6 +25,75 @@ def stopped(tmp_path):
     folder.checkpoints.mkdir()
     (folder.checkpoints / "step-000000003.safetensors").write_bytes(b"")
     return folder
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints/a.pth",
+        "checkpoints/a.safetensors",
+        "tensorboard/events",
+        "pets.keras",
+        "student.keras",
+        "config.yaml",
+        "labels.txt",
+        "metrics.jsonl",
+        "summary.json",
+    ],
+)
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, name, overwrite):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    held = name.split("/")[0]
+    with pytest.raises(
+        FileExistsError, match=f"is no run folder, and holds {held}. Choose another"
+    ):
+        RunFolder(tmp_path).check_free(FACTS, overwrite)
+    assert file.read_text() == "mine"
+
+
+def test_starting_anew_removes_what_a_run_made_alone(tmp_path):
+    torn = "checkpoints/.step-1.partial.safetensors"
+    made = [
+        "student.keras",
+        "teacher_best.keras",
+        "masked_ema.keras",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/step-1.safetensors",
+        torn,
+        ".student.partial.keras",
+        "tensorboard/train/events",
+    ]
+    others = ["teacher_large.keras", "notes.txt", "labels/manifest.json", f"another_run/{torn}"]
+    for name in (*made, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    RunFolder(tmp_path).begin(TrainConfig(), FACTS, overwrite=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*others, "config.yaml", "facts.json", "labels.txt"}
+
+
+@pytest.mark.parametrize("name", ["write_json", "write_config", "write_class_names"])
+def test_a_start_that_was_interrupted_starts_again(tmp_path, monkeypatch, name):
+    folder = RunFolder(tmp_path / "run")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(deit_tf.runs.folder, name, interrupt)
+        folder.begin(TrainConfig(), FACTS, overwrite=False)
+    folder.check_free(FACTS, overwrite=False)
+    folder.begin(TrainConfig(), FACTS, overwrite=False)
+    assert folder.class_names.read_text() == "a\nb\n"
+
+
+def test_other_steps_per_epoch_are_refused(stopped):
+    with pytest.raises(ValueError, match="a stopped run of 3 steps per epoch.*Received: 4 steps"):
+        stopped.check_free(FACTS | {"steps_per_epoch": 4}, overwrite=False)
 
 
 HOLD = """

@@ -12,7 +12,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -22,7 +21,8 @@ from deit_tf.config import DataConfig, DistillConfig, StudentConfig, TeacherConf
 from deit_tf.data import open_sources
 from deit_tf.models import heads
 from deit_tf.models.mimetic import sinusoids
-from deit_tf.runs import load_run, read_config
+from deit_tf.runs import RunFolder, load_run, read_config
+from deit_tf.tasks import teacher_task
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo_digits.yaml"
 QUICK = [
@@ -281,77 +281,6 @@ def test_refusals(runs, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-FACTS = {"steps_per_epoch": 11, "labels": ["a", "b"]}
-
-
-def same(config):
-    return config
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "checkpoints/a.pth",
-        "checkpoints/a.safetensors",
-        "tensorboard/events",
-        "pets.keras",
-        "student.keras",
-        "config.yaml",
-        "labels.txt",
-        "metrics.jsonl",
-        "summary.json",
-    ],
-)
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path, name, overwrite):
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("mine")
-    with pytest.raises(
-        FileExistsError,
-        match=f"is no run directory, and holds {name.split('/')[0]}. Choose another",
-    ):
-        train._refuse_to_destroy(TrainConfig(out=str(tmp_path)), FACTS, overwrite, False, same)
-    assert file.read_text() == "mine"
-
-
-def test_starting_anew_removes_what_a_run_made_alone(tmp_path):
-    torn = "checkpoints/.step-1.partial.safetensors"
-    made = [
-        "student.keras",
-        "teacher_best.keras",
-        "masked_ema.keras",
-        "metrics.jsonl",
-        "summary.json",
-        "checkpoints/step-1.safetensors",
-        torn,
-        ".student.partial.keras",
-        "tensorboard/train/events",
-    ]
-    others = ["teacher_large.keras", "notes.txt", "labels/manifest.json", f"another_run/{torn}"]
-    for name in (*made, *others):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    train._start(TrainConfig(out=str(tmp_path)), FACTS, tf.distribute.get_strategy(), True)
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {*others, "config.yaml", "facts.json", "labels.txt"}
-
-
-@pytest.mark.parametrize("name", ["write_json", "write_config", "replacing"])
-def test_a_start_that_was_interrupted_starts_again(tmp_path, monkeypatch, name):
-    config = TrainConfig(out=str(tmp_path / "out"))
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, name, interrupt)
-        train._start(config, FACTS, tf.distribute.get_strategy(), False)
-    train._refuse_to_destroy(config, FACTS, False, False, same)
-    train._start(config, FACTS, tf.distribute.get_strategy(), False)
-    assert (tmp_path / "out" / "labels.txt").read_text() == "a\nb\n"
-
-
 @pytest.mark.parametrize("run", [train.train, train.train_teacher])
 def test_a_single_class_is_refused(tmp_path, run):
     for i in range(3):
@@ -594,22 +523,21 @@ def test_a_teacher_goes_on_if_its_own_recipe_is_the_same(runs, tmp_path):
     folder = shutil.copytree(runs / "teacher", tmp_path / "stopped")
     for name in ("summary.json", "teacher.keras"):
         (folder / name).unlink()
-    facts = json.loads((folder / "facts.json").read_text())
-    given = replace(read_config(folder / "config.yaml"), out=str(folder))
+    places = RunFolder(folder)
+    facts = json.loads(places.facts.read_text())
+    given = replace(read_config(places.config), out=str(folder))
 
     def check(config):
-        train._refuse_to_destroy(
-            train._teachers_recipe(config), facts, False, False, train._teachers_recipe
-        )
+        recipe = train._recipe_of_teacher
+        places.check_free(facts, overwrite=False)
+        places.check_unchanged(recipe(config), recipe(read_config(places.config)), facts)
 
-    check(
-        replace(
-            given,
-            epochs=9,
-            optim=replace(given.optim, lr=1.0),
-            augment=replace(given.augment, hflip=0.5),
-        )
-    )
+    students = {
+        "epochs": 9,
+        "optim": replace(given.optim, lr=1.0),
+        "augment": replace(given.augment, hflip=0.5),
+    }
+    check(replace(given, **students))
     teacher = replace(given.teacher, optim=replace(given.teacher.optim, lr=1.0))
     with pytest.raises(ValueError, match="teacher.optim.lr: 0.032 then, 1.0 now"):
         check(replace(given, teacher=teacher))
@@ -619,10 +547,7 @@ def test_train_teacher_tells_whose_recipe_it_takes(monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(train, "_run", lambda config, *_: config)
     train.train_teacher(TrainConfig())
-    assert (
-        "teacher.epochs, teacher.optim, teacher.augment; epochs, optim, augment the student's"
-        in caplog.text
-    )
+    assert "settings teacher.epochs, teacher.optim, teacher.augment" in caplog.text
 
 
 @pytest.mark.parametrize("image_size, expected", [(None, 32), (24, 24)])
@@ -632,7 +557,7 @@ def test_a_teachers_images_have_the_students_size(image_size, expected):
         teacher=TeacherConfig("resnet20"),
         data=DataConfig(),
     )
-    network = train._teacher_task(config, open_sources(config.data)).trainer.network
+    network = teacher_task(config, open_sources(config.data)).trainer.network
     assert network.input_shape == (None, expected, expected, 3)
 
 
