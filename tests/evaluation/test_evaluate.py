@@ -178,11 +178,7 @@ def test_a_model_without_logits_is_refused(tmp_path):
 def test_class_orders():
     words = ("ant", "bee", "cat")
     assert class_order(("cat", "ant"), words, 3) == [2, 0]
-    assert (
-        class_order(("0", "1", "10"), None, 11)
-        == class_order(("0", "1", "10"), ("x",) * 11, 11)
-        == [0, 1, 10]
-    )
+    assert class_order(("0", "1", "10"), None, 11) == [0, 1, 10]
     wnids = tuple(f"n0000000{i}" for i in range(3))
     assert class_order(wnids, words, 3) == class_order(words, None, 3) == [0, 1, 2]
     assert class_order(("crane", "crane"), ("crane", "crane"), 2) == [0, 1]
