@@ -1,13 +1,15 @@
 """The versions of the models below a folder, as TensorFlow Serving keeps them: the newest that
 loads is served.
 
-Polled, so that a version that appears is loaded and warmed up while the old one goes on serving,
-and one that does not load or fails its own warm-up records is never served. States:
-tensorflow_serving/apis/get_model_status.proto.
+Polled, so that a version that appears is loaded and warmed up while the old one goes on serving.
+One that cannot be read, does not load or fails its own warm-up records is never served, and keeps
+no other from being served. States: tensorflow_serving/apis/get_model_status.proto.
 """
 
 import logging
+import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,16 @@ from deit_tf.exporting.saved_model import LoadedModel
 log = logging.getLogger(__name__)
 
 LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
+GRAPH_FILE = "saved_model.pb"
+MAX_VERSION = 2**63 - 1  # an int64 in TensorFlow Serving's messages
+MAX_REASON = 500  # characters; TensorFlow may name every variable
 
 
 class NotFoundError(KeyError):
     """No such model, or no such version of it."""
+
+    def __str__(self) -> str:
+        return self.args[0]  # a KeyError would put it into quotes
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class State:
     Args:
         state: `LOADING`, `AVAILABLE` or `END`.
         error: Why it does not serve; empty where it does.
-        files: What `_files` told of a version that did not load; when it changes, the version is
+        files: What `_files` found in a version that did not load; when it changes, the version is
             tried again.
     """
 
@@ -55,6 +63,7 @@ class Models:
             )
         self._states: dict[str, dict[int, State]] = {}
         self._serving: dict[str, tuple[int, LoadedModel]] = {}
+        self._warned: set[str] = set()
         self._stop = threading.Event()
 
     def refresh(self) -> None:
@@ -62,14 +71,14 @@ class Models:
 
         A request that runs holds its session, so that none is lost in the exchange.
         """
-        folders = {folder.name: folder for folder in self.directory.iterdir() if folder.is_dir()}
-        for name in set(self._serving) | set(folders):
+        # Not exports that are being written; no name that a request could not hold.
+        entries = os.listdir(self.directory)
+        names = [name for name in entries if not name.startswith(".") and name.isprintable()]
+        for name in sorted({*self._states, *names}):
             try:
-                self._update(name, _versions(folders[name]) if name in folders else {})
-            except (
-                OSError
-            ) as error:  # a folder that went while it was read, or that nobody may read
-                log.warning("Could not look for versions of %s: %s", name, error)
+                self._update(name, _versions(self.directory / name))
+            except OSError as error:  # nobody may read it, or it is on a disk that went away
+                self._warn(f"Could not look for versions of {name}: {error}")
 
     def poll(self, seconds: float) -> threading.Thread:
         """Refresh every `seconds` in a thread of its own, until `stop`."""
@@ -79,7 +88,7 @@ class Models:
                 try:
                     self.refresh()
                 except OSError as error:
-                    log.warning("Could not look for models: %s", error)
+                    self._warn(f"Could not look for models: {error}")
 
         thread = threading.Thread(target=loop, name="versions", daemon=True)
         thread.start()
@@ -89,6 +98,10 @@ class Models:
         """End the polling."""
         self._stop.set()
 
+    def names(self) -> list[str]:
+        """The models that serve."""
+        return sorted(self._serving)
+
     def serving(self, name: str, version: int | None = None) -> tuple[int, LoadedModel]:
         """The version that serves, and its model.
 
@@ -97,9 +110,8 @@ class Models:
         """
         current = self._serving.get(name)
         if current is None:
-            raise NotFoundError(
-                f"No model {name!r} serves; these do: {', '.join(sorted(self._serving)) or 'none'}"
-            )
+            names = ", ".join(self.names()) or "none"
+            raise NotFoundError(f"No model {name!r} serves; these do: {names}")
         if version is not None and version != current[0]:
             raise NotFoundError(
                 f"Version {version} of {name!r} does not serve; version {current[0]} does."
@@ -110,30 +122,41 @@ class Models:
         """What became of each version, the newest first.
 
         Raises:
-            NotFoundError: If there never was such a model.
+            NotFoundError: If there never was a version of such a model.
         """
-        if name not in self._states:
+        if not self._states.get(name):
             raise NotFoundError(f"There is no model {name!r}.")
         return dict(sorted(self._states[name].items(), reverse=True))
+
+    def _warn(self, message: str) -> None:
+        """Say it once, not at every look."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message)
 
     def _update(self, name: str, found: dict[int, Path]) -> None:
         states = self._states.setdefault(name, {})
         current = self._serving.get(name, (0, None))[0]
         for version in set(states) - set(found) - {current}:
             del states[version]
+
+        # The newest that loads; those below the one that serves are of no interest.
         for version in sorted(found, reverse=True):
             if version == current:
                 break
-            failed = (
-                version in states
-                and states[version].error
-                and states[version].files == _files(found[version])
-            )
-            if not failed and self._load(name, version, found[version]):
-                break
+            if not self._failed_before(name, version, found[version]):
+                if self._load(name, version, found[version]):
+                    break
+
+        # The one that served was removed, and no other took its place.
         if current and current not in found and self._serving[name][0] == current:
             del self._serving[name]
             states[current] = State(END)
+
+    def _failed_before(self, name: str, version: int, path: Path) -> bool:
+        """Whether a version did not load, and its files are still the same."""
+        state = self._states[name].get(version)
+        return state is not None and state.error != "" and state.files == _files(path)
 
     def _load(self, name: str, version: int, path: Path) -> bool:
         states, files = self._states[name], _files(path)
@@ -141,13 +164,12 @@ class Models:
         try:
             model = LoadedModel(path)
             model.warm_up()
-        except (
-            Exception
-        ) as error:  # whatever a folder of others does, the one before goes on serving
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except Exception as error:  # whatever others put there, the one before goes on serving
+            reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
             states[version] = State(END, reason, files)
             log.error("%s, version %d is not served: %s", name, version, reason)
             return False
+
         before = self._serving.get(name)
         self._serving[name] = (version, model)
         states[version] = State(AVAILABLE)
@@ -158,20 +180,39 @@ class Models:
 
 
 def _versions(folder: Path) -> dict[int, Path]:
-    """Version folders by number; one without a graph is still being copied."""
-    numbered = {
-        int(entry.name): entry
-        for entry in folder.iterdir()
-        if entry.name.isdecimal() and int(entry.name) > 0
-    }
+    """Version folders by number; none where there is no such folder."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+    numbered = {int(name): folder / name for name in names if name.isascii() and name.isdecimal()}
     return {
-        version: entry
-        for version, entry in numbered.items()
-        if (entry / "saved_model.pb").is_file()
+        version: path
+        for version, path in numbered.items()
+        if 0 < version <= MAX_VERSION and _has_graph(path)
     }
+
+
+def _has_graph(version: Path) -> bool:
+    """Whether a version is there; one without a graph is still being copied."""
+    try:
+        os.stat(version / GRAPH_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # nobody may read it, a loop of links: loading it will say so
+        return True
+    return True
 
 
 def _files(version: Path) -> tuple[int, int]:
-    """How many files and folders a version has, and when the newest was changed, in nanoseconds."""
-    changed = [entry.stat().st_mtime_ns for entry in version.rglob("*")]
+    """How many files and folders of a version can be looked at, and when the newest of them was
+    changed, in nanoseconds.
+    """
+    changed = []
+    for folder, folders, files in os.walk(version):
+        for name in folders + files:
+            with suppress(OSError):  # a link to nothing or to itself, a file that is gone again
+                # Not the time that a copy takes over from its original.
+                changed.append(os.stat(Path(folder, name)).st_ctime_ns)
     return len(changed), max(changed, default=0)
