@@ -1,14 +1,23 @@
-"""PredictionService and ModelService of TensorFlow Serving, on tensorflow-serving-api's own
-stubs.
-"""
+"""PredictionService and ModelService of TensorFlow Serving, on tensorflow-serving-api's stubs."""
 
+import logging
 import math
+import threading
+from collections.abc import Iterator
 from concurrent import futures
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from guard import InvalidRequestError, predict
+from guard import (
+    Input,
+    InvalidRequestError,
+    check_names,
+    predict,
+    shortened,
+    signature_input,
+)
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -16,21 +25,38 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from turns import READ_SECONDS, BusyError, turn
 from versions import Models, NotFoundError
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
 MAX_VALUES = MAX_MESSAGE // 4  # of a tensor: a message may name a shape and leave out the values
-WORKERS, WAITING = 8, 16  # requests that are answered at a time; that may wait beside them
+CALLS = 256  # that may be open at a time, each in a thread of its own
+
+# Any other error is the server's own: INTERNAL.
+CODES = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,
+}
 
 
 def serve_grpc(models: Models, port: int) -> tuple[grpc.Server, int]:
-    """Start a server on the loopback address; returns it with its port (0 chooses one)."""
+    """Start a server on the loopback address; returns it with its port (0 chooses one).
+
+    Raises:
+        RuntimeError: If the port is taken.
+    """
     server = grpc.server(
-        futures.ThreadPoolExecutor(WORKERS),
-        maximum_concurrent_rpcs=WORKERS + WAITING,
+        futures.ThreadPoolExecutor(CALLS),
+        interceptors=[Reception()],
+        maximum_concurrent_rpcs=CALLS,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),  # else two servers share a port, and each gets some requests
         ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(models), server)
@@ -40,6 +66,31 @@ def serve_grpc(models: Models, port: int) -> tuple[grpc.Server, int]:
     return server, bound
 
 
+class Reception(grpc.ServerInterceptor):
+    """Receives every request under a deadline, and turns every error into its code.
+
+    gRPC itself waits for the one message of a call without end, in a thread of the pool. As a
+    stream of one message, which is the same on the wire, it is received here.
+    """
+
+    def intercept_service(self, continuation, call):
+        """The handler of a method, wrapped."""
+        handler = continuation(call)
+        if handler is None:  # there is no such method
+            return None
+
+        def answer(messages, context):
+            request = _receive(messages, context)
+            try:
+                return handler.unary_unary(request, context)
+            except Exception as error:
+                _abort(error, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+
 class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata."""
 
@@ -47,24 +98,30 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.models = models
 
     def Predict(self, request, context):  # the name is the stub's
-        """Run a signature; the fault of a client is INVALID_ARGUMENT or NOT_FOUND."""
-        version, model = _find(self.models, request.model_spec, context)
-        try:
-            inputs = {name: _array(name, tensor) for name, tensor in request.inputs.items()}
-            outputs = predict(model, request.model_spec.signature_name, inputs)
-        except (InvalidRequestError, TypeError, ValueError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        if unknown := [name for name in request.output_filter if name not in outputs]:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"There is no output {unknown[0]!r}.")
+        """Run a signature."""
+        version, model = self.models.serving(*_name_and_version(request.model_spec))
+        with turn():
+            wanted = signature_input(model, request.model_spec.signature_name)
+            check_names(request.inputs, wanted)
+            outputs = predict(model, wanted, _to_array(request.inputs[wanted.name], wanted))
+
+        # The client may ask for some of the outputs.
+        names = request.output_filter or outputs
+        if unknown := [name for name in names if name not in outputs]:
+            raise InvalidRequestError(f"There is no output {shortened(unknown[0])}.")
+
         response = predict_pb2.PredictResponse()
         _describe(response.model_spec, request.model_spec, version)
-        for name in request.output_filter or outputs:
+        for name in names:
             response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
         return response
 
     def GetModelMetadata(self, request, context):  # the name is the stub's
         """The signatures."""
-        version, model = _find(self.models, request.model_spec, context)
+        version, model = self.models.serving(*_name_and_version(request.model_spec))
+        if list(request.metadata_field) != ["signature_def"]:
+            raise InvalidRequestError("`metadata_field` takes one field, 'signature_def'.")
+
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _describe(response.model_spec, request.model_spec, version)
         response.metadata["signature_def"].Pack(signature_map(model))
@@ -79,12 +136,7 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request, context):  # the name is the stub's
         """The state of each version, or of the one asked for."""
-        try:
-            return status(
-                self.models, request.model_spec.name, request.model_spec.version.value or None
-            )
-        except NotFoundError as error:
-            context.abort(grpc.StatusCode.NOT_FOUND, error.args[0])
+        return status(self.models, *_name_and_version(request.model_spec))
 
 
 def status(
@@ -97,7 +149,8 @@ def status(
     """
     states = models.states(name)
     if version is not None and version not in states:
-        raise NotFoundError(f"There is no version {version} of {name!r}.")
+        raise NotFoundError(f"There is no version {version} of {shortened(name)}.")
+
     response = get_model_status_pb2.GetModelStatusResponse()
     for number, state in states.items():
         if version in (None, number):
@@ -115,33 +168,60 @@ def signature_map(model) -> get_model_metadata_pb2.SignatureDefMap:
     return signatures
 
 
-def _array(name: str, tensor) -> np.ndarray:
+def _receive(messages: Iterator, context: grpc.ServicerContext):
+    """The message of a call; a client that does not send it in time is cut off."""
+    deadline = threading.Timer(READ_SECONDS, context.cancel)
+    deadline.daemon = True
+    deadline.start()
+    try:
+        message = next(messages, None)
+    finally:
+        deadline.cancel()
+
+    if message is None:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The call holds no message.")
+    return message
+
+
+def _abort(error: Exception, context: grpc.ServicerContext) -> None:
+    code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
+    if code == grpc.StatusCode.INTERNAL:
+        log.error("A request failed.", exc_info=error)
+    context.abort(code, str(error) or type(error).__name__)
+
+
+def _to_array(tensor, wanted: Input) -> np.ndarray:
     """A TensorProto as an array. Where it holds fewer values than its shape asks for, the last one
     is repeated.
     """
+    if tensor.dtype != wanted.dtype.as_datatype_enum:
+        known = tensor.dtype in types_pb2.DataType.values()
+        received = types_pb2.DataType.Name(tensor.dtype) if known else tensor.dtype
+        raise InvalidRequestError(f"{wanted.name} is {wanted.dtype.name}. Received: {received}")
+
+    # NumPy would make the array, of whatever size.
     sides = [dim.size for dim in tensor.tensor_shape.dim]
     if min(sides, default=0) < 0 or math.prod(sides) > MAX_VALUES:
         raise InvalidRequestError(
-            f"{name} has shape {sides}; at most {MAX_VALUES:,} values are allowed."
+            f"{wanted.name} has shape {shortened(sides)}; allowed are {MAX_VALUES:,} values."
         )
-    return tf.make_ndarray(tensor)
 
-
-def _find(models: Models, spec, context):
-    if spec.version_label:
-        reason = (
-            "Version labels are for TensorFlow Serving; this server knows `version`, and the "
-            "newest."
-        )
-        context.abort(
-            grpc.StatusCode.INVALID_ARGUMENT, f"{reason} Received: {spec.version_label!r}"
-        )
     try:
-        return models.serving(spec.name, spec.version.value or None)
-    except NotFoundError as error:
-        context.abort(grpc.StatusCode.NOT_FOUND, error.args[0])
+        return tf.make_ndarray(tensor)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"{wanted.name} has values of another shape: {error}") from error
+
+
+def _name_and_version(spec) -> tuple[str, int | None]:
+    if spec.version_label:
+        raise InvalidRequestError(
+            "Version labels are for TensorFlow Serving; this server knows `version`, and the "
+            f"newest. Received: {shortened(spec.version_label)}"
+        )
+    return spec.name, spec.version.value if spec.HasField("version") else None
 
 
 def _describe(answered, asked, version: int) -> None:
-    answered.name, answered.signature_name = asked.name, asked.signature_name or "serving_default"
+    answered.name = asked.name
+    answered.signature_name = asked.signature_name or "serving_default"
     answered.version.value = version

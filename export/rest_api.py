@@ -1,40 +1,109 @@
-"""The predict, status and metadata routes of TensorFlow Serving's REST API, on Werkzeug.
+"""TensorFlow Serving's REST API on Werkzeug: predict, status and metadata.
 
 https://www.tensorflow.org/tfx/serving/api_rest
+
+Differs: `classify`, `regress` and version labels are refused, each with a sentence: the exports
+have signatures for `predict` alone, and this server serves one version of a model.
 """
 
-import base64
-import binascii
+import gzip
+import io
 import json
+import logging
+import socket
 import threading
-from contextlib import contextmanager
+import zlib
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from google.protobuf.json_format import MessageToDict
-from grpc_api import MAX_MESSAGE, WAITING, WORKERS, signature_map, status
-from guard import InvalidRequestError, predict
+from grpc_api import MAX_MESSAGE, signature_map, status
+from guard import InvalidRequestError, predict, shortened, signature_input
+from json_tensors import answer, input_value, to_array
+from tensorflow_serving.apis import model_pb2
+from turns import READ_SECONDS, BusyError, turn
 from versions import Models, NotFoundError
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
-from werkzeug.routing import Map, Rule
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from werkzeug.routing import IntegerConverter, Map, Rule, Submount
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-ROUTES = Map([
-    Rule("/v1/models/<name>", endpoint="status", methods=["GET"]),
-    Rule("/v1/models/<name>/versions/<int:version>", endpoint="status", methods=["GET"]),
-    Rule("/v1/models/<name>/metadata", endpoint="metadata", methods=["GET"]),
-    Rule("/v1/models/<name>/versions/<int:version>/metadata", endpoint="metadata", methods=["GET"]),
-    Rule("/v1/models/<name>:predict", endpoint="predict", methods=["POST"]),
-    Rule("/v1/models/<name>/versions/<int:version>:predict", endpoint="predict", methods=["POST"]),
-])  # fmt: skip
+log = logging.getLogger(__name__)
+
+MAX_BODY = 2 * MAX_MESSAGE  # bytes, unpacked; base64 and JSON take more room than gRPC
+
+# Any other error is the server's own: 500.
+CODES = {InvalidRequestError: 400, NotFoundError: 404, BusyError: 503}
+
+
+class Version(IntegerConverter):
+    """A number that fits an int64."""
+
+    regex = r"\d{1,18}"
+
+
+def _routes(suffix: str, endpoint: str, method: str) -> list[Rule]:
+    """A route for the newest version, for one by its number, and for one by its label."""
+    which = ("", "/versions/<version:version>", "/labels/<label>")
+    rules = [f"/<name>{version}{suffix}" for version in which]
+    return [Rule(rule, endpoint=endpoint, methods=[method]) for rule in rules]
+
+
+ROUTES = Map(
+    [
+        Rule("/v1/models", endpoint="names", methods=["GET"]),
+        Submount(
+            "/v1/models",
+            [
+                *_routes("", "status", "GET"),
+                *_routes("/metadata", "metadata", "GET"),
+                *_routes(":predict", "predict", "POST"),
+                *_routes(":classify", "examples", "POST"),
+                *_routes(":regress", "examples", "POST"),
+            ],
+        ),
+    ],
+    converters={"version": Version},
+    merge_slashes=False,  # else a redirection, which TensorFlow Serving does not know
+)
 
 
 def serve_rest(models: Models, port: int) -> tuple[BaseWSGIServer, int]:
     """Start a server on the loopback address; returns it with its port (0 chooses one)."""
-    server = make_server("127.0.0.1", port, Api(models), threaded=True)
+    server = make_server("127.0.0.1", port, Api(models), threaded=True, request_handler=Connection)
     threading.Thread(target=server.serve_forever, name="rest", daemon=True).start()
     return server, server.server_port
+
+
+class Connection(WSGIRequestHandler):
+    """One request, in a thread of its own. What has not arrived in time does not arrive any more.
+
+    A time-out of the socket alone would let a client send a byte now and then, for ever.
+    """
+
+    timeout = 6 * READ_SECONDS  # for the answer to be taken
+
+    def setup(self) -> None:
+        """Start the clock."""
+        super().setup()
+        self._deadline = threading.Timer(READ_SECONDS, self._stop_reading)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def finish(self) -> None:
+        """Stop the clock."""
+        self._deadline.cancel()
+        super().finish()
+
+    def _stop_reading(self) -> None:
+        with suppress(OSError):  # the connection is gone
+            self.connection.shutdown(socket.SHUT_RD)
 
 
 class Api:
@@ -42,129 +111,123 @@ class Api:
 
     def __init__(self, models: Models):
         self.models = models
-        self._room, self._turn = (
-            threading.BoundedSemaphore(WORKERS + WAITING),
-            threading.BoundedSemaphore(WORKERS),
-        )
 
     def __call__(self, environ, start_response):
-        """Answer one request."""
-        request = Request(environ)
-        request.max_content_length = 2 * MAX_MESSAGE  # base64 and JSON take more room than gRPC
-        try:
-            endpoint, arguments = ROUTES.bind_to_environ(environ).match()
-            with self._admitted():
-                answer, code = getattr(self, f"_{endpoint}")(request, **arguments), 200
-        except HTTPException as error:
-            answer, code = {"error": error.description}, error.code
-        except NotFoundError as error:
-            answer, code = {"error": error.args[0]}, 404
-        except InvalidRequestError as error:
-            answer, code = {"error": str(error)}, 400
-        return Response(json.dumps(answer), code, mimetype="application/json")(
-            environ, start_response
-        )
+        """Answer one request, with JSON whatever happens."""
+        response = self._response(Request(environ))
+        return response(environ, start_response)
 
-    @contextmanager
-    def _admitted(self):
-        """Wait for a turn; where too many wait already, 503."""
-        if not self._room.acquire(blocking=False):
-            raise ServiceUnavailable("Too many requests at a time. Try again.")
+    def _response(self, request: Request) -> Response:
         try:
-            with self._turn:
-                yield
-        finally:
-            self._room.release()
+            endpoint, arguments = ROUTES.bind_to_environ(request.environ).match()
+            if "label" in arguments:
+                raise InvalidRequestError(
+                    "Version labels are for TensorFlow Serving; this server knows versions, and "
+                    f"the newest. Received: {shortened(arguments['label'])}"
+                )
+
+            content = getattr(self, f"_{endpoint}")(request, **arguments)
+            return _json_response(content, 200)
+
+        except HTTPException as error:
+            return _json_response({"error": error.description}, error.code, error.get_headers())
+
+        except Exception as error:
+            code = CODES.get(type(error), 500)
+            if code == 500:
+                log.exception("A request failed.")
+            return _json_response({"error": str(error) or type(error).__name__}, code)
+
+    def _names(self, request: Request) -> dict:
+        names = ", ".join(self.models.names()) or "none"
+        raise InvalidRequestError(f"Name a model: /v1/models/NAME. These serve: {names}")
 
     def _status(self, request: Request, name: str, version: int | None = None) -> dict:
-        options = dict(preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        return MessageToDict(status(self.models, name, version), **options)
+        return _to_dict(status(self.models, name, version))
 
     def _metadata(self, request: Request, name: str, version: int | None = None) -> dict:
         number, model = self.models.serving(name, version)
-        signatures = MessageToDict(signature_map(model), preserving_proto_field_name=True)
-        spec = {"name": name, "signature_name": "", "version": str(number)}
-        return {"model_spec": spec, "metadata": {"signature_def": signatures}}
+        spec = model_pb2.ModelSpec(name=name, version={"value": number})
+        signatures = {"signature_def": _to_dict(signature_map(model))}
+        return {"model_spec": _to_dict(spec), "metadata": signatures}
+
+    def _examples(self, request: Request, name: str, version: int | None = None) -> dict:
+        self.models.serving(name, version)
+        raise InvalidRequestError(
+            "`classify` and `regress` take signatures of tf.Example; those of this server are for "
+            "`predict`."
+        )
 
     def _predict(self, request: Request, name: str, version: int | None = None) -> dict:
         _, model = self.models.serving(name, version)
-        body = _body(request)
-        rows = "instances" in body
-        signature = body.get("signature_name") or "serving_default"
-        if not isinstance(signature, str):
-            raise InvalidRequestError(f"`signature_name` is text. Received: {signature!r}")
-        names = list(model.signatures[signature].inputs) if signature in model.signatures else []
-        inputs = _columns(body["instances"], names) if rows else _named(body["inputs"], names)
-        outputs = predict(
-            model, signature, {key: _array(key, value) for key, value in inputs.items()}
-        )
-        columns = {key: _plain(value) for key, value in outputs.items()}
-        if not rows:
-            return {"outputs": columns}
-        if len(columns) == 1:  # then TensorFlow Serving leaves the name out
-            return {"predictions": next(iter(columns.values()))}
-        return {
-            "predictions": [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
-        }
+        packed = _read(request)
+
+        # Parsed, 128 MB of short numbers are a gigabyte of Python objects: a few at a time.
+        with turn():
+            body = _parse(_unpack(packed, request.headers.get("Content-Encoding", "")))
+            wanted = signature_input(model, _signature_name(body))
+            batch = to_array(input_value(body, wanted), wanted)
+            outputs = predict(model, wanted, batch)
+            return answer(outputs, by_rows="instances" in body)
 
 
-def _body(request: Request) -> dict[str, Any]:
+def _json_response(content: dict, code: int, headers=()) -> Response:
+    text = json.dumps(content, allow_nan=False)
+    response = Response(text, code, headers)
+    response.content_type = "application/json"
+    return response
+
+
+def _to_dict(message) -> dict:
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _read(request: Request) -> bytes:
+    """The body as it was sent."""
+    request.max_content_length = MAX_BODY
     try:
-        body = json.loads(request.get_data())
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is no JSON: {error}") from error
-    if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):
-        raise InvalidRequestError("The body is an object with either `instances` or `inputs`.")
-    return body
-
-
-def _columns(instances: Any, names: list[str]) -> dict[str, list]:
-    """Rows to one list per input; where there is one input, rows may leave its name out."""
-    if not isinstance(instances, list) or not instances:
-        raise InvalidRequestError("`instances` is a list of at least one.")
-    named = [isinstance(row, dict) and set(row) != {"b64"} for row in instances]
-    if all(named):
-        keys = set(instances[0])
-        if any(set(row) != keys for row in instances):
-            raise InvalidRequestError("Every instance has the same inputs.")
-        return {key: [row[key] for row in instances] for key in keys}
-    if any(named):
-        raise InvalidRequestError("Either every instance names its inputs, or none does.")
-    return {names[0] if names else "": instances}
-
-
-def _named(inputs: Any, names: list[str]) -> dict[str, Any]:
-    named = isinstance(inputs, dict) and set(inputs) != {"b64"}
-    return inputs if named else {names[0] if names else "": inputs}
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    """A JSON value as an array; `{"b64": ...}` is bytes."""
-    try:
-        decoded = _decode(value)
-        items = decoded if isinstance(decoded, list) else [decoded]
-        text = any(isinstance(item, bytes) for item in items)
-        if text and not all(isinstance(item, bytes) for item in items):
-            raise TypeError("some are strings, some are not")
-        return np.array(decoded, dtype=object if text else np.float32)
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
-        raise InvalidRequestError(
-            f"{name} is neither numbers of one shape nor base64 strings: {error}"
+        return request.get_data(cache=False)
+    except ClientDisconnected as error:
+        raise RequestTimeout(
+            f"The body did not arrive whole within {READ_SECONDS:g} seconds."
         ) from error
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"b64"}:
-        return base64.b64decode(value["b64"], validate=True)
-    if isinstance(value, str):
-        return value.encode()
-    return [_decode(item) for item in value] if isinstance(value, list) else value
+def _unpack(body: bytes, encoding: str) -> bytes:
+    """The body as it was before the client compressed it."""
+    if encoding.lower() in ("", "identity"):
+        return body
+    if encoding.lower() not in ("gzip", "x-gzip"):
+        raise UnsupportedMediaType(
+            f"`Content-Encoding` is gzip, or left out. Received: {shortened(encoding)}"
+        )
+
+    try:
+        # No more than that: a few kilobytes may unpack to gigabytes.
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BODY + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidRequestError(f"The body is no gzip: {error}") from error
+
+    if len(unpacked) > MAX_BODY:
+        raise RequestEntityTooLarge(f"Unpacked, a body has at most {MAX_BODY:,} bytes.")
+    return unpacked
 
 
-def _plain(output: np.ndarray) -> list:
-    """An output as JSON holds it; bytes as text."""
-    if output.dtype.kind == "O":
-        return [[item.decode() for item in row] for row in output]
-    return output.tolist()
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is no JSON: {error}") from error
+
+    if not isinstance(parsed, dict):
+        raise InvalidRequestError(f"The body is a JSON object. Received: {shortened(parsed)}")
+    return parsed
+
+
+def _signature_name(body: dict[str, Any]) -> str:
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"`signature_name` is text. Received: {shortened(name)}")
+    return name
