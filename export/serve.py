@@ -1,16 +1,20 @@
 """Serve exported models with TensorFlow Serving's gRPC and REST API, for development and tests.
 
-python export/serve.py served                 # every served/<model>/<version>/, as
-to_saved_model.py writes them
+python export/serve.py served    # every served/<model>/<version>/, as to_saved_model.py writes it
 """
 
 import argparse
 import ctypes
 import logging
+import os
 import signal
 import sys
 import threading
 from contextlib import suppress
+
+# TensorFlow turns its oneDNN kernels on by itself only where the CPU has AVX512-VNNI or better.
+# Elsewhere inference is 1.3 to 1.6 times as fast with them. It is read when TensorFlow is loaded.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from grpc_api import serve_grpc
 from rest_api import serve_rest
@@ -48,13 +52,15 @@ def main() -> None:
     """Serve until interrupted."""
     args = parse()
     share_memory_pools()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     print(
         "For development: not TensorFlow Serving, though it speaks its API. It listens on "
         "127.0.0.1 alone.",
         flush=True,
     )
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+    # Nothing is answered before the first versions are loaded and warmed up.
     try:
         models = Models(args.directory)
         models.refresh()
@@ -62,14 +68,18 @@ def main() -> None:
         rest_server, rest_port = serve_rest(models, args.rest_port)
     except (OSError, RuntimeError) as error:
         sys.exit(f"Not serving: {error}")
+
     models.poll(args.poll_seconds)
     print(
         f"gRPC on 127.0.0.1:{grpc_port}, REST on http://127.0.0.1:{rest_port}/v1/models", flush=True
     )
+
+    # Until Ctrl-C or `kill`; requests that run are answered.
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
     ended.wait()
+
     models.stop()
     rest_server.shutdown()
     grpc_server.stop(grace=5).wait()
