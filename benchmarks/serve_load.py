@@ -6,8 +6,7 @@ gRPC, half REST. The server is a process of its own; its memory is read from /pr
 status 1 where anything is amiss.
 
     python benchmarks/serve_load.py                      # 1,000 requests, 8 clients, DeiT-Ti at 224
-    python benchmarks/serve_load.py --swap               # a version, then two broken ones, appear
-    meanwhile
+    python benchmarks/serve_load.py --swap               # versions, good and broken, appear
 """
 
 import argparse

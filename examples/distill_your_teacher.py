@@ -16,9 +16,7 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfi
 
 def main() -> None:
     """Open the folder, freeze the teacher, distill, save the student."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("teacher", help="a .keras file")
     parser.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN)

@@ -21,9 +21,7 @@ EXPORT = Path(__file__).parent.parent / "export"
 
 def main() -> None:
     """Export, start a server on a free port, ask, stop it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--out", default="served", help="folder of the server's models")
@@ -40,35 +38,16 @@ def main() -> None:
         sys.exit(f"Not exported: {error}")
     print(f"Exported and compared with Keras: {folder}")
 
-    command = [
-        sys.executable,
-        EXPORT / "serve.py",
-        given.out,
-        "--grpc_port",
-        "0",
-        "--rest_port",
-        "0",
-    ]
+    ports = "--grpc_port 0 --rest_port 0".split()
+    command = [sys.executable, EXPORT / "serve.py", given.out, *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = next(
-                found[1]
-                for line in server.stdout
-                if (found := re.match(r"gRPC on ([\w.]+:\d+)", line))
-            )
-            ask = [
-                sys.executable,
-                EXPORT / "client.py",
-                *given.pictures,
-                "--model",
-                run.name,
-                "--server",
-                address,
-            ]
-            client = subprocess.run(
-                ask, stdout=subprocess.PIPE, text=True
-            )  # what it complains of goes to stderr
-            print(client.stdout)
+            lines = (re.match(r"gRPC on ([\w.]+:\d+)", line) for line in server.stdout)
+            address = next(found[1] for found in lines if found)
+            whom = ["--model", run.name, "--server", address]
+            ask = [sys.executable, EXPORT / "client.py", *given.pictures, *whom]
+            client = subprocess.run(ask, stdout=subprocess.PIPE, text=True)
+            print(client.stdout)  # what it complains of goes to stderr
         finally:
             server.terminate()
     if client.returncode:

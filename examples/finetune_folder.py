@@ -1,7 +1,6 @@
 """Fine-tune a DeiT on a folder of your own, with Keras's plain `fit`.
 
-    python examples/finetune_folder.py photos --weights hf://facebook/deit-tiny-patch16-224 --out
-    pets.keras
+    python examples/finetune_folder.py photos --weights hf://facebook/deit-tiny-patch16-224
 
 `photos` holds one folder per class, or `train/` and `val/` of such. Without --weights the model
 starts from scratch.
@@ -17,14 +16,10 @@ from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
 
 def main() -> None:
     """Open the folder, build, fit, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--model", default="deit_tiny_patch16_224")
-    parser.add_argument(
-        "--weights", help="a run, a .keras or .safetensors file, a folder, or hf://..."
-    )
+    parser.add_argument("--weights", help="a run, .keras or .safetensors, a folder, or hf://...")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=10)
@@ -52,14 +47,11 @@ def main() -> None:
     )
     # A tenth of the rate from scratch; it grows with the batch.
     recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)
-    model.compile(
-        deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(
-        batches, epochs=given.epochs, steps_per_epoch=steps, validation_data=evaluation, verbose=2
-    )
+    optimizer = deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    length = {"epochs": given.epochs, "steps_per_epoch": steps}
+    model.fit(batches, **length, validation_data=evaluation, verbose=2)
     model.save(given.out)
     print(f"{given.out}: {classes} classes: {', '.join(training.class_names)}")
 

@@ -19,9 +19,7 @@ from deit_tf.runs import load_run
 
 def main() -> None:
     """Embed the folder, rank, measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="a folder of class folders")
     parser.add_argument("run", help="a run directory or a .keras file")
     parser.add_argument("--k", type=int, default=5)

@@ -207,7 +207,7 @@ def test_processor_and_samples_of_a_run(runs):
             ["train", "--model.name", "deit_tset", "--distill.kind", "none"],
             "Did you mean 'deit_test'",
         ),
-        (["train", "--distill.teacher", "{runs}/nobody"], "is no run directory"),
+        (["train", "--distill.teacher", "{runs}/nobody"], "is no run folder"),
         (["train", "--distill.teacher", "null"], "needs a teacher"),
         (
             [

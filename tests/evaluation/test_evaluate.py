@@ -345,7 +345,7 @@ def test_convert_and_evaluate_what_was_converted(made, tmp_path, capsys):
             ["predict", "{made}/run", "{made}/note.txt", "--top", "0"],
             "`top` is a number of classes",
         ),
-        (["predict", "{made}/nothing", "{made}/note.txt"], "is no run directory"),
+        (["predict", "{made}/nothing", "{made}/note.txt"], "is no run folder"),
         (["convert", "{made}/run", "--out", "{made}/images"], "exists and is left as it is"),
         (["convert", "{made}/images", "--out", "{made}/new"], "holds no weights"),
         (

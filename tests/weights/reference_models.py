@@ -2,8 +2,7 @@
 and ours in them.
 
 python reference_models.py make timm|huggingface NAME FOLDER     # weights, an image, the logits
-python reference_models.py load timm|huggingface FOLDER          # logits of a folder that was
-written here
+python reference_models.py load timm|huggingface FOLDER          # logits of one written here
 """
 
 import json
