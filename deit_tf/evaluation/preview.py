@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deit_tf.config import DataConfig, TrainConfig
+from deit_tf.config import TrainConfig
 from deit_tf.data import (
     ImageProcessor,
     Source,
@@ -69,7 +69,8 @@ def _labeled(
     batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
     names = training.class_names
     spread = config.augment.resolve().label_smoothing / len(names)
-    return _pixels(batch, config.data), [_caption(row, spread, names) for row in labels]
+    captions = [_caption(row, spread, names) for row in labels]
+    return processor.to_pixels(batch), captions
 
 
 def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) -> np.ndarray:
@@ -89,13 +90,7 @@ def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) ->
     rows, columns = (side // patch for side in processor.size)
     mask = batch["mask"].reshape(-1, rows, columns)
     hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
-    return np.where(hidden, np.uint8(GRAY), _pixels(batch["image"], config.data))
-
-
-def _pixels(images: np.ndarray, data: DataConfig) -> np.ndarray:
-    """Undo the normalization: uint8 [n, H, W, 3]; erased noise is clipped to 0..255."""
-    mean, std = (np.array(values, np.float32) for values in (data.mean, data.std))
-    return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
+    return np.where(hidden, np.uint8(GRAY), processor.to_pixels(batch["image"]))
 
 
 def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[str]:
