@@ -24,6 +24,7 @@ from deit_tf.files import replacing, write_json
 from deit_tf.runs import class_order
 
 OWN = "own"  # the preprocessing that the model came with
+ASSUMED = "assumed"  # the original's, where nothing tells what the model came with
 TOP = (1, 5)
 WARM_UP = 1  # batches that the throughput leaves out: the first one traces
 
@@ -105,7 +106,7 @@ def evaluate(
         truth = None
     counted = _count(opened, images, data, truth)
     figures = {
-        "protocol": protocol or OWN,
+        "protocol": protocol or (ASSUMED if opened.assumed else OWN),
         "preprocessing": str(opened.processor),
         **counted.figures(),
     }

@@ -16,8 +16,9 @@ import tensorflow as tf
 from deit_tf.data import Source, eval_dataset, masked_eval_dataset
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_sources import load_teacher
-from deit_tf.exporting.saved_model import load_saved_model
-from deit_tf.exporting.tflite import SUFFIX, ExportError, deviation, load_tflite
+from deit_tf.exporting.compare import ExportError, agreement, deviation
+from deit_tf.exporting.formats import Export, find_exports
+from deit_tf.exporting.reference import keras_logits
 from deit_tf.losses import masked_l1
 from deit_tf.models import attention_maps, heads
 from deit_tf.runs import RunFolder, load_network, load_run
@@ -33,13 +34,17 @@ class Artifact:
     Args:
         path: Where it lies.
         size: Bytes of all its files.
-        agreement: What `deviation` in deit_tf.exporting.tflite measures; None where it did not run.
-        error: Why it did not run.
+        deviation: What `deviation` in deit_tf.exporting.compare measures; None where it did not
+            run.
+        allowed: The largest difference that its form may have; None where nothing says how it was
+            made.
+        error: Why it did not run, or what is wrong with it.
     """
 
     path: str
     size: int
-    agreement: dict[str, float] | None = None
+    deviation: dict[str, float] | None = None
+    allowed: float | None = None
     error: str = ""
 
 
@@ -182,14 +187,7 @@ class Findings:
         found = items.map(
             lambda item: (item["index"], self.run.processor(item["image"]))
         ).as_numpy_iterator()
-        return {int(index): self.to_pixels(image) for index, image in found}
-
-    def to_pixels(self, images: np.ndarray) -> np.ndarray:
-        """From normalized images [..., 3] to uint8."""
-        pixels = (
-            images * np.asarray(self.run.processor.std) + np.asarray(self.run.processor.mean)
-        ) * 255
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return {int(index): self.run.processor.to_pixels(image) for index, image in found}
 
     @cached_property
     def rollouts(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -201,7 +199,7 @@ class Findings:
         samples = self._samples(PICTURES)
         maps = attention_maps(self.run.model)
         rollout = keras.Model(maps.input, maps.output["rollout"]).predict_on_batch(samples)
-        return list(zip(self.to_pixels(samples), rollout, strict=True))
+        return list(zip(self.run.processor.to_pixels(samples), rollout, strict=True))
 
     @cached_property
     def reconstructions(self) -> list[dict]:
@@ -224,8 +222,11 @@ class Findings:
         hidden = (
             np.kron(mask.reshape(rows, columns), np.ones((patch, patch)))[..., None] > 0
         )  # [H, W, 1]
-        pixels, loss = self.to_pixels(image), float(masked_l1(image[None], guess[None], mask[None]))
-        guessed = np.where(hidden, self.to_pixels(guess), pixels)
+        pixels, loss = (
+            self.run.processor.to_pixels(image),
+            float(masked_l1(image[None], guess[None], mask[None])),
+        )
+        guessed = np.where(hidden, self.run.processor.to_pixels(guess), pixels)
         return {
             "image": pixels,
             "seen": np.where(hidden, np.uint8(128), pixels),
@@ -238,22 +239,33 @@ class Findings:
         """Exported models below the run, or in the folder of exports, each run on up to 32 held-out
         images.
         """
-        found = {path.parent for folder in self._folders for path in folder.rglob("saved_model.pb")}
-        found |= {path for folder in self._folders for path in folder.rglob(f"*{SUFFIX}")}
-        return [] if self.masked else [self._measure(path) for path in sorted(found)]
+        if self.masked:
+            return []
+        found = {each.path: each for folder in self._folders for each in find_exports(folder)}
+        return [self._measure(found[path]) for path in sorted(found)]
 
-    def _measure(self, path: Path) -> Artifact:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        size = sum(file.stat().st_size for file in files)
+    def _measure(self, export: Export) -> Artifact:
+        path, size = str(export.path), export.size
         if self.held_out is None:
-            return Artifact(str(path), size, error="no held-out images to run it on")
-        images = self._samples(SAMPLES)
+            return Artifact(path, size, error="no held-out images to run it on")
+        images, expected = self._compared_on
         try:
-            exported = load_tflite(path) if path.suffix == SUFFIX else load_saved_model(path)
-            agreement = deviation(exported(images), self.run.model.predict_on_batch(images))
-        except (ExportError, ValueError, RuntimeError) as error:
-            return Artifact(str(path), size, error=str(error))
-        return Artifact(str(path), size, agreement)
+            limits = export.limits()
+            logits = export.load()(images, self.run.processor)
+            measured, agreed = deviation(logits, expected), agreement(logits, expected)
+            wrong = export.mismatch(self.run.processor)
+        except (ExportError, ValueError, RuntimeError, OSError) as error:
+            return Artifact(path, size, error=str(error))
+        if limits is None:
+            return Artifact(path, size, measured, error=wrong)
+        wrong = wrong or limits.exceeded(measured, agreed)
+        return Artifact(path, size, measured, limits.max_difference, wrong)
+
+    @cached_property
+    def _compared_on(self) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out images [n, H, W, 3] and the logits [n, C] that exports should give of them."""
+        images = self._samples(SAMPLES)
+        return images, keras_logits(self.run.model, images)
 
     def _samples(self, count: int) -> np.ndarray:
         """Up to `count` held-out images from all over the source, float32 [n, H, W, 3],

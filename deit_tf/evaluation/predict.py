@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
-from deit_tf.exporting.saved_model import HEADS, has_two_heads, load_saved_model
-from deit_tf.exporting.sidecar import read_sidecar, sidecar_path
-from deit_tf.exporting.tflite import SUFFIX, load_tflite
+from deit_tf.exporting.formats import Export, LoadedExport, find_export
+from deit_tf.exporting.sidecar import Sidecar
+from deit_tf.exporting.signatures import has_two_heads
 from deit_tf.models import heads
 from deit_tf.runs import Run, is_keras, load_run, run_config
 
@@ -33,12 +33,15 @@ class Opened:
         processor: What it expects of its images.
         labels: Class names by output; None where nothing tells them.
         config: How it was trained; None where nothing tells.
+        assumed: Whether nothing tells what it expects of its images, so that `processor` is the
+            original's.
     """
 
     predict: Callable[[np.ndarray], dict[str, np.ndarray]]
     processor: ImageProcessor
     labels: tuple[str, ...] | None
     config: TrainConfig | None
+    assumed: bool = False
 
 
 def open_model(
@@ -51,30 +54,27 @@ def open_model(
 
     Args:
         path: A run directory, a .keras file, weights of another library (`hf://` as well), a
-            SavedModel directory or a .tflite file.
-        run: The run whose image processor and labels to use; by default the one that `path` lies
-            in, or what lies beside a .tflite file.
+            SavedModel directory (of a version, or of versions, which means the highest) or a
+            .tflite file.
+        run: The run whose image processor and labels to use; by default what an export knows of
+            itself, then the run that `path` lies in.
         name: Weights of another library: the name of the model, where their files do not tell it.
         strategy: Replicas to spread each batch over; a Keras model alone.
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        ValueError: If `strategy` is given for a SavedModel or .tflite file, or the model is no
-            classifier.
+        ValueError: If `strategy` is given for an export, the model is no classifier, or an export
+            is damaged or does not fit what describes it.
         ExportError: If a SavedModel does not load in a C++ session.
     """
-    file = Path(path)
-    saved = (file / "saved_model.pb").is_file()
-    if not (saved or file.suffix == SUFFIX):
+    export = find_export(path)
+    if export is None:
         return _open_keras(path, run, name, strategy)
     if strategy is not None:
-        raise ValueError(f"`strategy` spreads a Keras model over replicas. Received: {path}")
-    described = load_run(run) if run else _nearest_run(file)
-    loaded = load_saved_model(file) if saved else load_tflite(file)
-    processor, labels = (
-        (described.processor, described.labels) if described else _own_description(file, loaded)
-    )
-    predict = _both_heads(loaded) if saved else lambda images: {"mean": loaded(images)}
-    return Opened(predict, processor, labels, described.config if described else None)
+        raise ValueError(
+            f"`strategy` spreads a Keras model over replicas. Received: {path}, a "
+            f"{export.format.name}"
+        )
+    return _open_export(export, run)
 
 
 def predict_files(
@@ -125,36 +125,79 @@ def run_above(path: str | Path) -> Path | None:
     )
 
 
-def _own_description(file: Path, loaded: Any) -> tuple[ImageProcessor, tuple[str, ...] | None]:
-    """Processor and labels of an export outside of a run: from the JSON file beside it, or the
-    labels within it.
-    """
-    told = _beside(file) if file.suffix == SUFFIX and sidecar_path(file).is_file() else {}
-    labels = tuple(told.get("labels") or getattr(loaded, "labels", ())) or None
-    if "mean" not in told:
+def _open_export(export: Export, run: str | None) -> Opened:
+    """Open an export: what it knows of itself holds, unless a run is named."""
+    own = export.sidecar() or Sidecar()
+    loaded = export.load()
+    around = load_run(run) if run else _nearest_run(export.path)
+    if run is not None and not _is_bare(run, around):
+        processor, labels = around.processor, around.labels
+        if not own.agrees_with(processor):
+            log.warning(
+                "%s was exported for other images than %s makes, whose way is taken: %s.",
+                export.path,
+                run,
+                processor,
+            )
+    else:
+        processor = own.processor or _assumed_processor(export, loaded, around)
+        labels = own.class_names or _names_in_graph(loaded) or (around and around.labels)
+
+    remedy = "Pass --run with the run that it was exported from."
+    if processor.size != loaded.image_size:
+        raise ValueError(
+            f"{export.path} takes images of {loaded.image_size} pixels, and what describes it "
+            f"makes others: {processor}. {remedy}"
+        )
+    if labels and len(labels) != loaded.num_classes:
+        raise ValueError(
+            f"{export.path} has {loaded.num_classes} classes, and what describes it names "
+            f"{len(labels)}. {remedy}"
+        )
+
+    def predict(images: np.ndarray) -> dict[str, np.ndarray]:
+        return loaded.logits(images, processor)
+
+    config = around.config if around else None
+    return Opened(predict, processor, labels, config, not (own.processor or around))
+
+
+def _assumed_processor(export: Export, loaded: LoadedExport, around: Run | None) -> ImageProcessor:
+    """What an export may expect that does not say it; with a warning."""
+    if around is None:
         processor = ImageProcessor(loaded.image_size)
-        log.warning(
-            "%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.",
-            file,
-            processor,
-        )
-        return processor, labels
-    fields = ("image_size", "mean", "std", "resize_to", "interpolation")
-    values = {
-        name: tuple(told[name]) if isinstance(told[name], list) else told[name] for name in fields
-    }
-    return ImageProcessor(**values), labels
+        _warn_of_assumption(export.path, processor)
+        return processor
+
+    log.warning(
+        "%s does not say what images it expects; those of the run that it lies in, %s, are "
+        "assumed: %s.",
+        export.path,
+        around.name,
+        around.processor,
+    )
+    return around.processor
 
 
-def _beside(file: Path) -> dict[str, Any]:
-    """The JSON file beside a .tflite file, if it is one of ours."""
-    try:
-        return read_sidecar(file)
-    except (KeyError, TypeError):  # another tool's
-        log.warning(
-            "%s was not written by an export of deit_tf and is passed over.", sidecar_path(file)
-        )
-        return {}
+def _names_in_graph(loaded: LoadedExport) -> tuple[str, ...] | None:
+    """Class names that an old SavedModel holds; numbers, which stand in for names, are none."""
+    names = getattr(loaded, "class_names", ())
+    numbers = tuple(map(str, range(loaded.num_classes)))
+    return names if names and names != numbers else None
+
+
+def _is_bare(path: str, run: Run) -> bool:
+    """Whether nothing tells what a Keras model expects, so that its processor is assumed."""
+    return run.config is None and is_keras(path)
+
+
+def _warn_of_assumption(path: str | Path, processor: ImageProcessor) -> None:
+    log.warning(
+        "%s lies in no run (--run RUN) and does not say what images it expects: the original's "
+        "preprocessing is assumed, %s.",
+        path,
+        processor,
+    )
 
 
 def _open_keras(
@@ -168,13 +211,9 @@ def _open_keras(
                 "[B, C]."
             )
         described = load_run(run) if run else own
-        if described.config is None and is_keras(run or path):
-            processor = described.processor
-            log.warning(
-                "%s lies in no run (--run RUN): the original's preprocessing is assumed, %s.",
-                path,
-                processor,
-            )
+        assumed = _is_bare(run or path, described)
+        if assumed:
+            _warn_of_assumption(path, described.processor)
         network = heads(own.model) if has_two_heads(own.model) else own.model
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
 
@@ -184,7 +223,7 @@ def _open_keras(
             return {"mean": np.asarray(logits)}
         return {"mean": (logits["cls"] + logits["dist"]) / 2, **logits}
 
-    return Opened(predict, described.processor, described.labels, described.config)
+    return Opened(predict, described.processor, described.labels, described.config, assumed)
 
 
 def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], Any]:
@@ -211,16 +250,6 @@ def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[
         return np.concatenate(outputs)[: len(images)]
 
     return call
-
-
-def _both_heads(saved) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A SavedModel with its heads, where it has a signature for them."""
-    if HEADS not in saved.signatures:
-        return lambda images: {"mean": saved(images)}
-    return lambda images: {
-        "mean": saved(images),
-        **saved.run(HEADS, np.asarray(images, np.float32)),
-    }
 
 
 def _nearest_run(path: Path) -> Run | None:

@@ -1,133 +1,209 @@
-"""What lies beside a .tflite file: `<name>.json`, which tells an app how to feed it, and
-`labels.txt`.
+"""What an exported model knows of itself, as JSON: how to feed it, what its outputs are called.
+
+Beside a `.tflite` file as `<name>.json`, with the class names once more in `labels.txt`, as apps
+read them; in a SavedModel as `assets.extra/model.json`.
 """
 
-import hashlib
-import json
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.files import (
+    CLASS_NAMES_FILE,
+    check_class_names,
+    read_class_names,
+    read_json,
+    sha256,
+    write_json,
+)
 
-LABELS_FILE = "labels.txt"
-# How pixels reach a file: normalized before, or as a camera gives them with the normalization
+log = logging.getLogger(__name__)
+
+# How pixels reach an artifact: normalized before, or as a camera gives them with the normalization
 # inside.
 INPUTS = {"float32": "normalized: (pixel / 255 - mean) / std", "uint8": "pixels, 0..255"}
+SUFFIX = ".tflite"
+GRAPH_FILE = "saved_model.pb"
+KEYS = ("sha256", "input", "labels")  # what every sidecar has
+PROCESSOR_KEYS = ("image_size", "resize_to", "interpolation", "mean", "std")  # all or none
+LARGEST = 1e6  # of a mean or deviation of pixels in 0..1, far beyond any
 
 
-def write_sidecar(
-    file: Path,
-    processor: ImageProcessor | None,
-    labels: Sequence[str] | None,
-    input_type: str,
-    verified: dict,
-) -> dict[str, Any]:
-    """Write `<name>.json`, and `labels.txt` where there are labels, beside a .tflite file.
+@dataclass(frozen=True)
+class Sidecar:
+    """What an artifact knows of itself.
 
     Args:
-        file: The .tflite file.
-        processor: What it expects of its images; None leaves that out.
-        labels: C class names in class order.
+        processor: What it expects of its images; None where the export was not told.
+        class_names: Class names by output; None likewise.
         input_type: A key of `INPUTS`.
-        verified: The figures of its verification.
-    Returns:
-        The content of the JSON file.
-    Raises:
-        ValueError: If `labels.txt` is there with other labels.
+        verified: The figures of its verification; none of a SavedModel, which has them apart.
     """
-    content = {"file": file.name, "sha256": checksum(file), "bytes": file.stat().st_size}
-    content |= {
+
+    processor: ImageProcessor | None = None
+    class_names: tuple[str, ...] | None = None
+    input_type: str = "float32"
+    verified: dict[str, Any] = field(default_factory=dict)
+
+    def agrees_with(self, processor: ImageProcessor) -> bool:
+        """Whether it expects the images that `processor` makes, or does not say."""
+        return self.processor is None or (
+            _processor_entries(self.processor) == _processor_entries(processor)
+        )
+
+
+def tflite_description(file: Path) -> tuple[Path, Path]:
+    """The JSON file that belongs to a .tflite file, and what it carries the checksum of."""
+    return file.with_suffix(".json"), file
+
+
+def saved_model_description(version: Path) -> tuple[Path, Path]:
+    """The same of the folder of a SavedModel's version."""
+    return version / "assets.extra" / "model.json", version / GRAPH_FILE
+
+
+def write_sidecar(file: Path, artifact: Path, sidecar: Sidecar, batch: str = "B") -> None:
+    """Write what an artifact knows of itself.
+
+    Args:
+        file: The JSON file.
+        artifact: The file that it describes, whose checksum it carries.
+        sidecar: What to write.
+        batch: Size of a batch, in words.
+    """
+    content = {
+        "file": artifact.name,
+        "sha256": sha256(artifact),
+        "bytes": artifact.stat().st_size,
         "input": {
             "name": "images",
-            "type": input_type,
-            "values": INPUTS[input_type],
-            "layout": "1, H, W, RGB",
-        }
+            "type": sidecar.input_type,
+            "values": INPUTS[sidecar.input_type],
+            "layout": f"{batch}, H, W, RGB",
+        },
     }
-    if processor is not None:
-        content |= {"image_size": list(processor.size), "resize_to": processor.before_crop}
-        content |= {"interpolation": processor.interpolation, "preprocessing": str(processor)}
-        content |= {"mean": list(processor.mean), "std": list(processor.std)}
-    content |= {"labels": None if labels is None else list(labels), "verified": verified}
-    _write(sidecar_path(file), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    if labels is not None:
-        _write(file.with_name(LABELS_FILE), _lines(labels))
-    return content
+    if sidecar.processor is not None:
+        content |= _processor_entries(sidecar.processor)
+    names = sidecar.class_names
+    content |= {"labels": None if names is None else list(names)}
+    if sidecar.verified:
+        content |= {"verified": sidecar.verified}
+    write_json(content, file)
 
 
-def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Refuse class names, by ValueError, that are not as many as the classes, or not text of one
-    line each.
+def read_sidecar(file: Path, artifact: Path) -> Sidecar | None:
+    """What `write_sidecar` wrote.
+
+    Args:
+        file: The JSON file.
+        artifact: The file that it describes.
+    Returns:
+        None where there is no such file, or, with a warning, where it is another tool's.
+    Raises:
+        ValueError: If it is damaged, or was written for another artifact; it is named.
     """
-    if len(labels) != classes:
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    if not any(key in content for key in (*KEYS, *PROCESSOR_KEYS)):
+        log.warning("%s was not written by an export of deit_tf and is passed over.", file)
+        return None
+
+    content = read_json(file, KEYS)
+    if content["sha256"] != sha256(artifact):
         raise ValueError(
-            f"`labels` must name the {classes} classes of the model, in order. Received: "
-            f"{len(labels)}"
+            f"{file} belongs to another {artifact.name}, or one of them is damaged: the checksum "
+            "differs. Export it again, or copy both."
         )
-    if bad := [
-        label for label in labels if not isinstance(label, str) or label.splitlines() != [label]
-    ]:
-        raise ValueError(
-            f"`labels` must be text of one line each, for {LABELS_FILE}. Received: {bad[0]!r}"
-        )
+    return Sidecar(
+        _read_processor(file, content),
+        _read_class_names(file, content["labels"]),
+        _read_input_type(file, content["input"]),
+        _read_object(file, content, "verified"),
+    )
 
 
-def check_labels_beside(file: Path, labels: Sequence[str]) -> None:
-    """Refuse labels, by ValueError, that are not those in the `labels.txt` beside `file`, where
-    there is one.
+def add_verified(file: Path, figures: dict[str, Any]) -> None:
+    """Add figures to those of the verification in a JSON file that is there."""
+    content = read_json(file, ["verified"])
+    content["verified"] = _read_object(file, content, "verified") | figures
+    write_json(content, file)
+
+
+def check_class_names_beside(file: Path, class_names: Sequence[str]) -> None:
+    """Refuse class names, by ValueError, that are not those in the `labels.txt` beside `file`,
+    where there is one: an app would read the wrong ones for one of the two files.
     """
-    there = file.with_name(LABELS_FILE)
-    if there.exists() and there.read_text(encoding="utf-8").splitlines() != list(labels):
+    there = file.with_name(CLASS_NAMES_FILE)
+    if there.exists() and read_class_names(there) != tuple(class_names):
         raise ValueError(
             f"`labels` differ from those in {there}; export to another folder. Received: "
-            f"{labels[0]!r}..."
+            f"{class_names[0]!r}..."
         )
 
 
-def read_sidecar(file: str | Path) -> dict[str, Any]:
-    """The content of `<name>.json` beside a .tflite file.
-
-    Raises:
-        ValueError: If there is none, or it was written for another file.
-    """
-    path = sidecar_path(Path(file))
-    if not path.exists():
-        raise ValueError(f"{file} has no {path.name} beside it. Export it again, or copy both.")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["sha256"] != checksum(Path(file)):
-        raise ValueError(
-            f"{path} belongs to another {Path(file).name}: the checksum differs. Export it again."
-        )
-    return content
+def _processor_entries(processor: ImageProcessor) -> dict[str, Any]:
+    return {
+        "image_size": list(processor.size),
+        "resize_to": processor.before_crop,
+        "interpolation": processor.interpolation,
+        "preprocessing": str(processor),  # for people
+        "mean": list(processor.mean),
+        "std": list(processor.std),
+    }
 
 
-def sidecar_path(file: Path) -> Path:
-    """Where `write_sidecar` writes."""
-    return file.with_suffix(".json")
+def _read_processor(file: Path, content: dict[str, Any]) -> ImageProcessor | None:
+    there = [key for key in PROCESSOR_KEYS if key in content]
+    if not there:
+        return None
+    if missing := [key for key in PROCESSOR_KEYS if key not in content]:
+        raise ValueError(f"{file} has {there[0]} and lacks {', '.join(missing)}: it is damaged.")
+
+    for key in ("mean", "std"):
+        if not _are_numbers(content[key]):
+            raise ValueError(
+                f"`{key}` in {file} must be a list of numbers. Received: {content[key]!r}"
+            )
+    values = {key: content[key] for key in PROCESSOR_KEYS}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    try:
+        return ImageProcessor(**values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{file} describes no preprocessing: {error}") from error
 
 
-def checksum(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _are_numbers(values: Any) -> bool:
+    """Whether `values` are finite numbers of a sane size; `true` is none."""
+    return isinstance(values, list) and all(
+        type(value) in (int, float) and abs(value) < LARGEST for value in values
+    )
 
 
-def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """The uint8 pixels [..., 3], 0..255, nearest to normalized images: the inverse of
-    `normalize`.
-    """
-    pixels = (np.asarray(images) * np.asarray(std) + np.asarray(mean)) * 255
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+def _read_class_names(file: Path, names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list):
+        raise ValueError(f"`labels` in {file} must be a list of class names. Received: {names!r}")
+    try:
+        check_class_names(names, len(names))
+    except ValueError as error:
+        raise ValueError(f"`labels` in {file} are no class names. {error}") from error
+    return tuple(names)
 
 
-def _lines(labels: Sequence[str]) -> str:
-    return "".join(f"{label}\n" for label in labels)
+def _read_input_type(file: Path, described: Any) -> str:
+    found = described.get("type") if isinstance(described, dict) else None
+    if not isinstance(found, str) or found not in INPUTS:
+        raise ValueError(f"`input` in {file} has a `type` of {', '.join(INPUTS)}: it is damaged.")
+    return found
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _read_object(file: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    found = content.get(key, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"`{key}` in {file} must be a JSON object. Received: {found!r}")
+    return found

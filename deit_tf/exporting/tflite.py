@@ -8,90 +8,63 @@ post-training quantization.
 
 import os
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
-from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
 from tensorflow.core.protobuf import saved_model_pb2
 
-from deit_tf.data.preprocess import ImageProcessor, normalize
-from deit_tf.exporting.compare import ExportError, agreement, deviation
+from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.compare import EXACT, ExportError, Limits, agreement, deviation
+from deit_tf.exporting.litert import LiteModel, latencies, load_tflite, op_counts
 from deit_tf.exporting.quantize import quantize_int8, smooth
+from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.sidecar import (
     INPUTS,
-    check_labels,
-    check_labels_beside,
-    read_sidecar,
-    sidecar_path,
-    to_pixels,
+    SUFFIX,
+    Sidecar,
+    check_class_names_beside,
+    tflite_description,
     write_sidecar,
 )
+from deit_tf.exporting.staging import staging
+from deit_tf.files import CLASS_NAMES_FILE, check_class_names, write_class_names
 
-SUFFIX = ".tflite"
-NOISE_IMAGES = 4
+__all__ = ["VARIANTS", "LiteModel", "export_tflite", "latencies", "load_tflite"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a .tflite file stores its weights, and what it may lose by that.
+    """How a .tflite file stores its weights.
 
     Args:
         bytes_per_weight: Size of the common weight in the file.
-        max_difference: Largest |logit - Keras's logit| allowed, over max(1, largest |Keras's
-            logit|).
-        relative_rms: Root mean square of the difference allowed, over that of Keras's logits; it
-            holds small logits to account, where the other limit is loose.
-        top1_agreement: Share of the images on which Keras's class must come first.
-        clear_agreement: The same of images on which Keras's class leads clearly, by `CLEAR_MARGIN`.
-            A share counts as too small where even the upper end of its interval is: of 4 images,
-            one may differ by chance.
+        limits: What it may lose by that.
     """
 
     bytes_per_weight: int
-    max_difference: float
-    relative_rms: float
-    top1_agreement: float
-    clear_agreement: float
-
-    def broken(self, measured: Mapping[str, float], agreed: Mapping[str, dict]) -> str:
-        """What is beyond a limit, in words, of the figures of `deviation` and `agreement`; empty
-        where nothing is.
-        """
-        for name in ("max_difference", "relative_rms"):
-            if not measured[name] <= getattr(self, name):  # a NaN fails as well
-                return f"{name} {measured[name]:.3g}, {getattr(self, name):g} is allowed"
-        for name, least in (("top1", self.top1_agreement), ("clear", self.clear_agreement)):
-            if agreed[name]["interval"][1] < least:
-                counted = (
-                    f"the same class on {agreed[name]['hits']} of {agreed[name]['images']} "
-                    f"images ({name})"
-                )
-                return f"{counted}, a share of {least:g} is asked"
-        return ""
+    limits: Limits
 
 
 # A DeiT-Ti, trained, has been seen to differ (before any division) by at most 1.4e-6, 1.1e-3 and
 # 0.075 with logits of deviation 1.6; the limits leave room for other weights, and none for a broken
 # graph.
 VARIANTS = {
-    "float32": Variant(
-        4, max_difference=1e-4, relative_rms=1e-4, top1_agreement=1.0, clear_agreement=1.0
-    ),
+    "float32": Variant(4, EXACT),
     "float16": Variant(
-        2, max_difference=1e-2, relative_rms=1e-2, top1_agreement=0.995, clear_agreement=1.0
+        2,
+        Limits(max_difference=1e-2, relative_rms=1e-2, top1_agreement=0.995, clear_agreement=1.0),
     ),
     "dynamic_int8": Variant(
-        1, max_difference=1e-1, relative_rms=1e-1, top1_agreement=0.97, clear_agreement=0.995
+        1,
+        Limits(max_difference=1e-1, relative_rms=1e-1, top1_agreement=0.97, clear_agreement=0.995),
     ),
     "int8": Variant(
-        1, max_difference=2e-1, relative_rms=1e-1, top1_agreement=0.97, clear_agreement=0.995
+        1,
+        Limits(max_difference=2e-1, relative_rms=1e-1, top1_agreement=0.97, clear_agreement=0.995),
     ),
 }
 # Built-in ops all the same, but with weights that the file does not hold: such a file runs and
@@ -113,9 +86,9 @@ def export_tflite(
     """Write `model` as a .tflite file with the signature `images` [1, H, W, 3] -> `logits` [1, C],
     and check it.
 
-    Until it has passed, the file is called `<file>.rejected`; a file that fails keeps that name,
-    and what bore the final name before stays as it was. Beside it, `<name>.json` and `labels.txt`
-    as `write_sidecar` in deit_tf.exporting.sidecar has them.
+    Until it has passed, the file lies in a hidden folder; one that fails is left as
+    `<file>.rejected`, and what bore the final name before stays as it was. Beside it come
+    `<name>.json`, which tells an app how to feed it (deit_tf.exporting.sidecar), and `labels.txt`.
 
     Args:
         model: From float32 [B, H, W, 3] images to [B, C] logits.
@@ -146,28 +119,53 @@ def export_tflite(
     samples = comparison_images(model, images)
     _check_input(input_type, processor, model)
     if labels is not None:
-        check_labels(labels, model.output_shape[-1])
-        check_labels_beside(file, labels)
+        check_class_names(labels, model.output_shape[-1])
+        check_class_names_beside(file, labels)
     if variant == "int8":
         calibration = _checked_calibration(model, calibration)
+
     model = float32_twin(model)
     if input_type == "uint8":
-        samples = to_pixels(samples, processor.mean, processor.std)
+        samples = processor.to_pixels(samples)
     content = _converted(model, variant, input_type, processor, calibration)
     logits = np.asarray(_call(model, input_type, processor)(samples))  # [n, C]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rejected = file.with_name(file.name + ".rejected")
-    rejected.write_bytes(content)
-    report = verify_tflite(rejected, samples, logits, weights=model.count_params(), variant=variant)
-    report |= {
-        "variant": variant,
-        "input_type": input_type,
-        "compared_on": "noise" if images is None else "images",
-    }
-    sidecar_path(file).unlink(missing_ok=True)  # rather none than that of another file
-    os.replace(rejected, file)
-    write_sidecar(file, processor, labels, input_type, report)
+
+    with staging(file.parent) as folder:
+        staged, rejected = folder / file.name, file.with_name(f"{file.name}.rejected")
+        staged.write_bytes(content)
+        try:
+            report = verify_tflite(
+                staged,
+                samples,
+                logits,
+                weights=model.count_params(),
+                variant=variant,
+                name=str(rejected),
+            )
+        except ExportError:
+            os.replace(staged, rejected)
+            raise
+        report |= {
+            "variant": variant,
+            "input_type": input_type,
+            "compared_on": "noise" if images is None else "images",
+        }
+        class_names = None if labels is None else tuple(labels)
+        sidecar = Sidecar(processor, class_names, input_type, report)
+        write_sidecar(*tflite_description(staged), sidecar, batch="1")
+        _publish(staged, file, class_names)
+    rejected.unlink(missing_ok=True)  # of an earlier export
     return {"file": str(file), **report}
+
+
+def _publish(staged: Path, file: Path, class_names: Sequence[str] | None) -> None:
+    """Give a verified file its name, then what lies beside it."""
+    described, _ = tflite_description(file)
+    described.unlink(missing_ok=True)  # rather none than that of another file
+    os.replace(staged, file)
+    os.replace(staged.with_name(described.name), described)
+    if class_names is not None:
+        write_class_names(class_names, file.with_name(CLASS_NAMES_FILE))
 
 
 def check_variant(variant: str) -> None:
@@ -209,6 +207,7 @@ def verify_tflite(
     *,
     weights: int,
     variant: str = "float32",
+    name: str | None = None,
 ) -> dict:
     """Run a .tflite file and compare it with logits known to be right.
 
@@ -218,29 +217,35 @@ def verify_tflite(
         logits: float [n, C], what `images` should give.
         weights: Number of weights that the file must hold.
         variant: Whose limits hold, a key of `VARIANTS`.
+        name: What errors call the file; itself by default.
     Returns:
         `bytes`, `ops` (count by name), `images` (their number), what `deviation` in
         deit_tf.exporting.compare measures, and `agreement`, as it counts it.
     Raises:
-        ExportError: If an op is custom or stateful, weights are missing, a difference is above its
-            limit, or the classes agree too rarely.
+        ExportError: If an op is custom or stateful, weights are missing, the file does not run, a
+            difference is above its limit, or the classes agree too rarely.
     """
     check_variant(variant)
-    limits, content = VARIANTS[variant], Path(file).read_bytes()
+    file, name = Path(file), name or str(file)
+    content = file.read_bytes()
     ops = op_counts(content)
     if bad := sorted(op for op in ops if op in STATEFUL_OPS or op.startswith("CUSTOM")):
         raise ExportError(
-            f"{file} holds {', '.join(bad)}; only built-in ops without state run everywhere"
+            f"{name} holds {', '.join(bad)}; only built-in ops without state run everywhere"
         )
-    if len(content) < 0.9 * weights * limits.bytes_per_weight:
+    if len(content) < 0.9 * weights * VARIANTS[variant].bytes_per_weight:
         raise ExportError(
-            f"{file} has {len(content)} bytes, too few for {weights} weights in {variant}"
+            f"{name} has {len(content)} bytes, too few for {weights} weights in {variant}"
         )
-    found = load_tflite(file)(images)
+
+    try:
+        found = load_tflite(file)(images)  # [n, C]
+    except (ExportError, ValueError) as error:
+        raise ExportError(f"{name} does not run: {error}") from error
     measured, agreed = deviation(found, logits), agreement(found, logits)
-    if wrong := limits.broken(measured, agreed):
+    if excess := VARIANTS[variant].limits.exceeded(measured, agreed):
         raise ExportError(
-            f"{file} differs from Keras: {wrong} for {variant}, on {len(images)} images"
+            f"{name} differs from Keras: {excess} for {variant}, on {len(images)} images"
         )
     return {
         "bytes": len(content),
@@ -249,172 +254,6 @@ def verify_tflite(
         **measured,
         "agreement": agreed,
     }
-
-
-def latencies(
-    files: Mapping[str, str | Path], images: np.ndarray, *, num_threads: int = 1, rounds: int = 20
-) -> dict[str, dict]:
-    """Time .tflite files against one another, taking turns, so that what else the machine does hits
-    all of them.
-
-    Args:
-        files: The files, by name.
-        images: float32 [n, H, W, 3], normalized; the first is run.
-        num_threads: Threads per image.
-        rounds: How often each file runs, after two runs that do not count.
-    Returns:
-        By name `best_ms` and `median_ms` of an image, and `threads`.
-    """
-    loaded = {name: load_tflite(file, num_threads) for name, file in files.items()}
-    inputs = {name: model.prepared(np.asarray(images)[:1]) for name, model in loaded.items()}
-    times = {name: [] for name in files}
-    for _ in range(rounds + 2):
-        for name, model in loaded.items():
-            started = time.perf_counter()
-            model(inputs[name])
-            times[name].append((time.perf_counter() - started) * 1000)
-    return {
-        name: {
-            "best_ms": min(taken[2:]),
-            "median_ms": float(np.median(taken[2:])),
-            "threads": num_threads,
-        }
-        for name, taken in times.items()
-    }
-
-
-def op_counts(content: bytes) -> dict[str, int]:
-    """Count the ops of a .tflite file by name; a custom op is named `CUSTOM <its name>`."""
-    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-    model = Model.GetRootAs(content, 0)
-
-    def name(index: int) -> str:
-        entry = model.OperatorCodes(index)
-        # Codes above 127 stand in the second field alone, files of old converters have only the
-        # first.
-        op = names[max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode())]
-        return f"CUSTOM {entry.CustomCode().decode()}" if op == "CUSTOM" else op
-
-    graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
-    codes = [
-        graph.Operators(i).OpcodeIndex() for graph in graphs for i in range(graph.OperatorsLength())
-    ]
-    return dict(Counter(map(name, codes)).most_common())
-
-
-class LiteModel:
-    """A .tflite file as a callable, from normalized images [B, H, W, 3] to float32 [B, C] logits.
-
-    Args:
-        file: A file with one signature from one image [1, H, W, 3] to logits [1, C].
-        num_threads: Threads per image; by default LiteRT chooses.
-    Raises:
-        ValueError: If the file is no .tflite file, or has another signature.
-    """
-
-    def __init__(self, file: str | Path, num_threads: int | None = None):
-        self.file = Path(file)
-        self._interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
-        signatures: Mapping[str, dict] = self._interpreter.get_signature_list()
-        shapes = [(list(s["inputs"]), list(s["outputs"])) for s in signatures.values()]
-        if len(shapes) != 1 or any(len(names) != 1 for names in shapes[0]):
-            raise ValueError(
-                f"`file` needs one signature, of one input and one output. Received: {file} "
-                f"with {shapes}"
-            )
-        (self._input,), (self._output,) = shapes[0]
-        self._run = self._interpreter.get_signature_runner()
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of its images in pixels."""
-        height, width = self._run.get_input_details()[self._input]["shape"][1:3]
-        return int(height), int(width)
-
-    @property
-    def input_type(self) -> str:
-        """`float32`, normalized images, or `uint8`, pixels."""
-        return np.dtype(self._run.get_input_details()[self._input]["dtype"]).name
-
-    def prepared(self, images: np.ndarray) -> np.ndarray:
-        """Images [B, H, W, 3] as the file takes them: normalized ones become pixels where it asks
-        for these.
-
-        Raises:
-            ValueError: If that needs the JSON file that belongs beside it, and there is none.
-        """
-        images = np.asarray(images)
-        if self.input_type != "uint8":
-            return images.astype(np.float32, copy=False)
-        if images.dtype == np.uint8:
-            return images
-        described = read_sidecar(self.file)
-        return to_pixels(images, described["mean"], described["std"])
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [B, C], of normalized images [B, H, W, 3]; of uint8 pixels where the file
-        takes pixels.
-        """
-        images = self.prepared(images)
-        return np.concatenate(
-            [self._run(**{self._input: image[None]})[self._output] for image in images]
-        )
-
-
-def load_tflite(file: str | Path, num_threads: int | None = None) -> LiteModel:
-    """Load a .tflite file as a callable from images [B, H, W, 3] to logits [B, C]; it runs them one
-    at a time.
-    """
-    return LiteModel(file, num_threads)
-
-
-def comparison_images(model: keras.Model, images: np.ndarray | None) -> np.ndarray:
-    """Images to compare an artifact on, float32 [n, H, W, 3]: those given, or noise.
-
-    Raises:
-        ValueError: If `model` is no classifier of images of a fixed size, or `images` do not fit
-            it.
-    """
-    shape, output = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not (
-        isinstance(shape, tuple)
-        and isinstance(output, tuple)
-        and len(shape) == 4
-        and len(output) == 2
-    ):
-        raise ValueError(
-            "`model` takes images [B, H, W, 3] and returns logits [B, C]; of a Distiller, "
-            f"export `.student`. Received: {getattr(model, 'name', model)!r} from {shape} to "
-            f"{output}"
-        )
-    if None in shape[1:]:
-        raise ValueError(
-            f"`model` must have a fixed image size. Received: {model.name!r} with input {shape}"
-        )
-    if images is None:
-        return np.random.default_rng(0).standard_normal((NOISE_IMAGES, *shape[1:]), np.float32)
-    images = np.asarray(images, np.float32)
-    if images.ndim != 4 or images.shape[1:] != shape[1:] or not len(images):
-        raise ValueError(f"`images` must be [n, *{shape[1:]}] with n > 0. Received: {images.shape}")
-    return images
-
-
-def float32_twin(model: keras.Model) -> keras.Model:
-    """`model` itself, or a copy that computes in float32 where a layer does not (bfloat16 is no
-    .tflite type).
-    """
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
-        return model
-
-    def clone(layer):
-        dtype = (
-            {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
-        )  # `x[:, 0]` is an operation, no layer
-        return layer.__class__.from_config({**layer.get_config(), **dtype})
-
-    twin = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    twin.set_weights(model.get_weights())
-    return twin
 
 
 def _check_input(input_type: str, processor: ImageProcessor | None, model: keras.Model) -> None:
@@ -449,12 +288,12 @@ def _converted(
     """The content of a .tflite file of `model`, unverified."""
     if variant == "int8":
         model = smooth(model, calibration)
-    if input_type == "uint8" and calibration is not None:
-        calibration = to_pixels(calibration, processor.mean, processor.std)
+        if input_type == "uint8":
+            calibration = processor.to_pixels(calibration)
+
+    call = _call(model, input_type, processor)
     with tempfile.TemporaryDirectory() as directory:
-        save_fixed_batch(
-            model, _call(model, input_type, processor), np.dtype(input_type), directory
-        )
+        save_fixed_batch(model, call, np.dtype(input_type), directory)
         if variant == "int8":
             return quantize_int8(convert(directory), calibration)
         return convert(directory, variant)
@@ -463,18 +302,15 @@ def _converted(
 def _call(model: keras.Model, input_type: str, processor: ImageProcessor | None) -> Callable:
     """From normalized images, or uint8 pixels, [B, H, W, 3] to logits [B, C]."""
     if input_type == "uint8":
-        return lambda pixels: model(
-            normalize(pixels, processor.mean, processor.std), training=False
-        )
+        return lambda pixels: model(processor.normalize(pixels), training=False)
     return lambda images: model(images, training=False)
 
 
 def save_fixed_batch(model: keras.Model, call: Callable, dtype: np.dtype, directory: str) -> None:
     """Save `images` [1, H, W, 3] -> `logits` [1, C] of `call` as a SavedModel."""
     module = tf.Module()
-    module.weights = [
-        v.value for v in model.variables
-    ]  # not the model: see serving.write_saved_model
+    # Not the model: see write_saved_model in deit_tf.exporting.saved_model.
+    module.weights = [v.value for v in model.variables]
     spec = tf.TensorSpec((1, *model.input_shape[1:]), dtype, name="images")
     run = tf.function(lambda images: {"logits": call(images)}, input_signature=[spec])
     tf.saved_model.save(module, directory, signatures=run)
@@ -496,9 +332,8 @@ def _rearrange_gelu(file: Path) -> None:
             return node if node is not None and node.op == op else None
 
         for product in function.node_def:
-            if product.op != "Mul" or not (half := made_by(product.input[0], "Mul")):
-                continue
-            added = made_by(half.input[0], "AddV2")
+            half = made_by(product.input[0], "Mul") if product.op == "Mul" else None
+            added = made_by(half.input[0], "AddV2") if half else None
             if added and made_by(added.input[0], "Erf"):
                 half.input[0], product.input[1] = product.input[1], half.input[0]
     file.write_bytes(saved.SerializeToString())

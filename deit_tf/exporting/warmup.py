@@ -5,7 +5,7 @@ tensorflow-serving-api's PredictionLog.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,15 @@ def write_warmup(
     file = Path(path, WARMUP_FILE)
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
-        for signature, spec in signatures.items():
-            for size in batch_sizes:
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name, request.model_spec.signature_name = name, signature
-                _fill(request.inputs[spec.name], spec, size, pictures)
-                log = prediction_log_pb2.PredictionLog(
-                    predict_log=prediction_log_pb2.PredictLog(request=request)
-                )
-                writer.write(log.SerializeToString())
+        for (signature, spec), size in product(signatures.items(), batch_sizes):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature
+            _fill(request.inputs[spec.name], spec, size, pictures)
+
+            predicted = prediction_log_pb2.PredictLog(request=request)
+            log = prediction_log_pb2.PredictionLog(predict_log=predicted)
+            writer.write(log.SerializeToString())
 
 
 def read_warmup(path: str | Path) -> Iterator[predict_pb2.PredictRequest]:
@@ -81,11 +81,11 @@ def replay_warmup(
     count = 0
     for request in read_warmup(path):
         (tensor,) = request.inputs.values()
-        batch, signature = tf.make_ndarray(tensor), request.model_spec.signature_name
+        batch = tf.make_ndarray(tensor)
+        signature = request.model_spec.signature_name
         for key, output in run(signature, batch).items():
-            if len(output) != len(batch) or not (
-                output.dtype.kind == "O" or np.isfinite(output).all()
-            ):
+            finite = output.dtype.kind == "O" or np.isfinite(output).all()
+            if len(output) != len(batch) or not finite:
                 raise ValueError(
                     f"The warm-up of {signature}, batch {len(batch)}, gives no good {key!r}."
                 )
@@ -98,6 +98,7 @@ def _fill(tensor, spec: tf.TensorSpec, size: int, pictures: Sequence[bytes]) -> 
     if spec.dtype == tf.string:
         tensor.CopyFrom(tf.make_tensor_proto(list(islice(cycle(pictures), size)), tf.string))
         return
+
     # Where a TensorProto holds fewer values than its shape asks for, the last one is repeated.
     tensor.dtype = spec.dtype.as_datatype_enum
     tensor.tensor_shape.CopyFrom(tf.TensorShape((size, *spec.shape[1:])).as_proto())

@@ -9,9 +9,9 @@ from sklearn.datasets import load_sample_images
 
 import deit_tf
 from deit_tf.data.preprocess import ImageProcessor
-from deit_tf.exporting import quantize, tflite
+from deit_tf.exporting import litert, quantize, tflite
 from deit_tf.exporting.compare import agreement, deviation
-from deit_tf.exporting.sidecar import read_sidecar
+from deit_tf.exporting.sidecar import read_sidecar, tflite_description
 
 
 def build(name="deit_test", **overrides):
@@ -134,7 +134,7 @@ def test_channels_that_a_norm_damps_stay_damped(model, windows):
 
 
 def run(content, images):
-    interpreter = tflite.Interpreter(model_content=content)
+    interpreter = litert.Interpreter(model_content=content)
     runner = interpreter.get_signature_runner()
     return np.concatenate([runner(images=image[None])["logits"] for image in images])
 
@@ -151,7 +151,7 @@ def exported(model, windows, tmp_path_factory):
 def test_int8_is_small_and_near_keras(exported, model, windows):
     report, folder = exported
     logits, expected = (
-        tflite.load_tflite(folder / "int8.tflite")(windows[64:]),
+        litert.load_tflite(folder / "int8.tflite")(windows[64:]),
         np.asarray(model(windows[64:])),
     )
     # Eight bits a tensor: 0.02 of the RMS was seen on trained models.
@@ -159,12 +159,12 @@ def test_int8_is_small_and_near_keras(exported, model, windows):
     assert agreement(logits, expected)["clear"]["share"] == 1.0
     # Scales and zero points weigh 24 bytes a channel, much in kernels of 96 rows.
     assert report["bytes"] < 0.45 * (folder / "float32.tflite").stat().st_size
-    assert read_sidecar(folder / "int8.tflite")["verified"]["variant"] == "int8"
+    assert read_sidecar(*tflite_description(folder / "int8.tflite")).verified["variant"] == "int8"
 
 
 def test_every_product_with_weights_is_int8(exported):
     _, folder = exported
-    interpreter = tflite.Interpreter(model_path=str(folder / "int8.tflite"))
+    interpreter = litert.Interpreter(model_path=str(folder / "int8.tflite"))
     types = {detail["index"]: detail["dtype"] for detail in interpreter.get_tensor_details()}
     products = [op for op in interpreter._get_ops_details() if op["op_name"] in quantize.OPS]
     assert len(products) == 2 * 4 + 2 + 1  # four in each block, two heads, the patches
@@ -180,7 +180,7 @@ def test_every_product_with_weights_is_int8(exported):
 def test_ranges_hold_all_images(exported, model, windows):
     """Not a moving average, which forgets."""
     content = (exported[1] / "float32.tflite").read_bytes()
-    (name,) = (d["name"] for d in tflite.Interpreter(model_content=content).get_input_details())
+    (name,) = (d["name"] for d in litert.Interpreter(model_content=content).get_input_details())
     scaled = windows[:8] * np.linspace(3, 1, 8, dtype="float32")[:, None, None, None]
     assert quantize.activation_ranges(content, scaled, {name}) == {
         name: (scaled.min(), scaled.max())
@@ -191,7 +191,7 @@ def test_int8_takes_pixels(model, windows, tmp_path):
     options = {"images": windows[64:], "calibration": windows[:64], "processor": ImageProcessor(32)}
     file = tmp_path / "m.tflite"
     tflite.export_tflite(model, file, variant="int8", input_type="uint8", **options)
-    loaded = tflite.load_tflite(file)
+    loaded = litert.load_tflite(file)
     assert loaded.input_type == "uint8"
     assert deviation(loaded(windows[64:]), np.asarray(model(windows[64:])))["relative_rms"] < 0.05
 

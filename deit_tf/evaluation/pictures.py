@@ -3,7 +3,6 @@ on.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -50,11 +49,6 @@ def training(run: Run, count: int, source: str | None = None) -> Pictures | None
     """Up to `count` pictures of those trained on, without augmentation, as `held_out`."""
     split = _splits(run) if source is None else open_sources(_data(run, source))
     return None if split is None else _some(split[0], run, count)
-
-
-def read_labels(file: str) -> list[str]:
-    """Class names, one a line."""
-    return Path(file).read_text(encoding="utf-8").splitlines()
 
 
 def _data(run: Run, source: str) -> DataConfig:

@@ -1,0 +1,260 @@
+"""Exports of a trained run, compared on its own pictures: `deit-tf export saved-model`, `tflite`.
+
+How a model becomes an artifact: deit_tf/exporting; here it meets its run, and the figures a table.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from deit_tf.evaluation.pictures import held_out, training
+from deit_tf.exporting.compare import share_text
+from deit_tf.exporting.reference import comparison_images
+from deit_tf.exporting.saved_model import export_saved_model, read_report
+from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
+from deit_tf.exporting.signatures import BYTES, HEADS, IMAGES, ROLLOUT
+from deit_tf.exporting.tflite import check_variant, export_tflite, latencies
+from deit_tf.files import read_class_names
+from deit_tf.runs import Run, is_keras, load_run
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "variant",
+    "MB",
+    "max diff.",
+    "mean diff.",
+    "top-1",
+    "top-5",
+    "where clear",
+    "ms",
+    "of float32",
+    "file",
+)
+WIDTH = 160  # of the table, in characters
+
+
+@dataclass(frozen=True)
+class TFLiteFiles:
+    """What became of the variants of a model.
+
+    Args:
+        reports: What `export_tflite` returned, by variant.
+        times: What `latencies` measured, by variant; that of a float32 file under "".
+        failures: Why a variant was not exported, by variant.
+        pictures: Number of held-out pictures that they were compared on; 0 is noise.
+    """
+
+    reports: dict[str, dict]
+    times: dict[str, dict]
+    failures: dict[str, str] = field(default_factory=dict)
+    pictures: int = 0
+
+
+def export_run_saved_model(
+    run: str,
+    out: str,
+    *,
+    version: int = 1,
+    labels: str | None = None,
+    source: str | None = None,
+    pictures: int = 32,
+    rollout: bool = False,
+    xla: bool = False,
+) -> Path:
+    """Export a trained model as a SavedModel for TensorFlow Serving, checked against Keras before
+    it appears.
+
+    Args:
+        run: Run directory or .keras file.
+        out: Folder; writes `<out>/<model>/<version>/`.
+        version: Number of the version, from 1; an existing one is refused.
+        labels: File of class names, one per line; the run's by default.
+        source: Pictures to verify on, as `data.source` of a config; the run's held-out ones by
+            default.
+        pictures: How many at most.
+        rollout: Whether there is a signature for the attention rollout, of a DeiT.
+        xla: Whether the server compiles the network, once per batch size.
+    Returns:
+        The folder of the version.
+    Raises:
+        FileNotFoundError: If there is no run, file or source of that name.
+        FileExistsError: If the version exists.
+        ValueError: If an argument does not fit.
+        ExportError: If it differs from Keras; nothing is left behind.
+    """
+    _check_counts(pictures=pictures)
+    loaded = _load_to_export(run)
+    compared = held_out(loaded, pictures, source)
+    return export_saved_model(
+        loaded.model,
+        out,
+        processor=loaded.processor,
+        labels=_class_names(loaded, labels),
+        version=version,
+        name=loaded.name,
+        rollout=rollout,
+        xla=xla,
+        images=None if compared is None else compared.images,
+    )
+
+
+def saved_model_text(version: Path) -> str:
+    """What the verification of a SavedModel measured, in a few lines."""
+    report = read_report(version)
+    noise = report["compared_on"] == "noise"
+    compared_on = "noise" if noise else f"{report['images_compared']} held-out images"
+    lines = [
+        f"{version} ({report['weights_bytes'] / 1e6:.2f} MB of weights)",
+        f"largest difference of a logit from Keras, in a C++ session, on {compared_on}:",
+    ]
+    for signature in (BYTES, IMAGES, HEADS, ROLLOUT):
+        if signature in report:
+            lines.append(f"  {signature:16} {report[signature]['max_difference']:.1e}")
+    compiled = ", compiled by XLA" if report["xla"] else ""
+    return "\n".join([*lines, f"{report['warmup_records']} warm-up records replayed{compiled}"])
+
+
+def export_run_tflite(
+    run: str,
+    out: str,
+    *,
+    variants: Sequence[str] = ("float32",),
+    input_type: str = "float32",
+    source: str | None = None,
+    labels: str | None = None,
+    pictures: int = 200,
+    calibration: int = 256,
+    threads: int = 1,
+) -> TFLiteFiles:
+    """Export a trained model as .tflite files, each run by LiteRT, compared with Keras before it
+    gets its name, and timed.
+
+    Args:
+        run: Run directory or .keras file.
+        out: One .tflite file, or a folder for several.
+        variants: Keys of `VARIANTS`.
+        input_type: `float32`, normalized images, or `uint8`, pixels 0..255.
+        source: Pictures, as `data.source` of a config; the run's own by default.
+        labels: File of class names, one per line; the run's by default.
+        pictures: Held-out pictures to compare on, at most.
+        calibration: Training pictures for int8, at most.
+        threads: Threads of an image when timed.
+    Returns:
+        The figures; a variant that failed is named in them and does not keep the others.
+    Raises:
+        FileNotFoundError: If there is no run, file or source of that name.
+        ValueError: If an argument does not fit.
+    """
+    for variant in variants:
+        check_variant(variant)
+    if Path(out).suffix == SUFFIX and len(variants) > 1:
+        raise ValueError(f"`--out` must be a folder for {len(variants)} variants. Received: {out}")
+    _check_counts(pictures=pictures, calibration=calibration, threads=threads)
+
+    loaded = _load_to_export(run)
+    compared = held_out(loaded, pictures, source)
+    trained_on = training(loaded, calibration, source) if "int8" in variants else None
+    images = None if compared is None else compared.images
+    options = {
+        "images": images,
+        "input_type": input_type,
+        "processor": loaded.processor,
+        "labels": _class_names(loaded, labels),
+        "calibration": None if trained_on is None else trained_on.images,
+    }
+
+    reports, failures = {}, {}
+    for variant in variants:
+        file = _tflite_file(Path(out), loaded.name, variant, input_type)
+        try:
+            reports[variant] = export_tflite(loaded.model, file, variant=variant, **options)
+        except (RuntimeError, OSError, ValueError) as error:  # LiteRT's, and ExportError
+            failures[variant] = str(error)
+    times = _timed(loaded, reports, images, threads) if reports else {}
+    return TFLiteFiles(reports, times, failures, 0 if images is None else len(images))
+
+
+def tflite_table(files: TFLiteFiles) -> Table:
+    """A row per file, `WIDTH` characters wide."""
+    compared_on = f"{files.pictures} held-out images" if files.pictures else "noise"
+    threads = files.times[""]["threads"]
+    table = Table(
+        *COLUMNS,
+        title=f"compared with Keras on {compared_on}; best of 20 runs, {threads} thread(s)",
+    )
+    for variant, report in files.reports.items():
+        times = files.times[variant]
+        table.add_row(
+            variant,
+            f"{report['bytes'] / 1e6:.2f}",
+            *(f"{report[key]:.1e}" for key in ("max_difference", "mean_difference")),
+            *(share_text(report["agreement"][key]) for key in ("top1", "top5", "clear")),
+            f"{times['best_ms']:.2f}",
+            f"{times['of_float32']:.2f}",
+            Path(report["file"]).name,
+        )
+    return table
+
+
+def ops_text(files: TFLiteFiles) -> str:
+    """The ops of each file, in a line."""
+    lines = []
+    for variant, report in files.reports.items():
+        ops = ", ".join(f"{name} {count}" for name, count in report["ops"].items())
+        lines.append(f"{variant}: {sum(report['ops'].values())} ops: {ops}")
+    return "\n".join(lines)
+
+
+def _load_to_export(path: str) -> Run:
+    """A run; a warning where an assumption about its images would go into the artifact."""
+    run = load_run(path)
+    if run.config is None and is_keras(path):
+        log.warning(
+            "%s lies in no run: the original's preprocessing is assumed, and goes into the export: "
+            "%s.",
+            path,
+            run.processor,
+        )
+    return run
+
+
+def _class_names(run: Run, file: str | None) -> Sequence[str] | None:
+    return run.labels if file is None else read_class_names(Path(file))
+
+
+def _tflite_file(out: Path, name: str, variant: str, input_type: str) -> Path:
+    if out.suffix == SUFFIX:
+        return out
+    ending = "" if input_type == "float32" else f"_{input_type}"
+    return out / f"{name}_{variant}{ending}{SUFFIX}"
+
+
+def _timed(
+    run: Run, reports: dict[str, dict], images: np.ndarray | None, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Time the files against a float32 one, and note the figures in their JSON files."""
+    samples = comparison_images(run.model, images)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder, f"float32{SUFFIX}")
+        export_tflite(run.model, reference, images=samples[:1])
+        files = {"": reference} | {variant: r["file"] for variant, r in reports.items()}
+        times = latencies(files, samples, num_threads=threads)
+
+    for variant, report in reports.items():
+        times[variant]["of_float32"] = times[variant]["best_ms"] / times[""]["best_ms"]
+        described, _ = tflite_description(Path(report["file"]))
+        add_verified(described, {"latency": times[variant]})
+    return times
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`--{name}` counts from 1. Received: {count}")

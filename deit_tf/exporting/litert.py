@@ -1,0 +1,193 @@
+"""A .tflite file, run by LiteRT: as a callable, op by op, and against the clock."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
+
+from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.compare import ExportError
+from deit_tf.exporting.sidecar import read_sidecar, tflite_description
+
+IDENTIFIER = b"TFL3"  # bytes 4 to 8 of the format (tensorflow/compiler/mlir/lite/schema)
+WARM_UP = 2  # runs of a file that its times leave out
+
+
+class LiteModel:
+    """A .tflite file as a callable, from normalized images [B, H, W, 3] to float32 [B, C] logits.
+
+    Args:
+        file: A file with one signature from one image [1, H, W, 3] to logits [1, C].
+        num_threads: Threads per image; by default LiteRT chooses.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no .tflite file, is damaged, has another signature, or is not
+            the one that the JSON file beside it describes.
+    """
+
+    def __init__(self, file: str | Path, num_threads: int | None = None):
+        self.file = Path(file)
+        # First: the checksum in it finds any damage, and LiteRT by far not all.
+        self._sidecar = read_sidecar(*tflite_description(self.file))
+        _check_identifier(self.file)
+        self._interpreter = _loaded(self.file, num_threads)
+
+        signatures: Mapping[str, dict] = self._interpreter.get_signature_list()
+        shapes = [(list(s["inputs"]), list(s["outputs"])) for s in signatures.values()]
+        if len(shapes) != 1 or any(len(names) != 1 for names in shapes[0]):
+            raise ValueError(
+                f"`file` needs one signature, of one input and one output. Received: {file} "
+                f"with {shapes}"
+            )
+        (self._input,), (self._output,) = shapes[0]
+        self._run = self._interpreter.get_signature_runner()
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its images in pixels."""
+        height, width = self._run.get_input_details()[self._input]["shape"][1:3]
+        return int(height), int(width)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that it gives logits of."""
+        return int(self._run.get_output_details()[self._output]["shape"][-1])
+
+    @property
+    def input_type(self) -> str:
+        """`float32`, normalized images, or `uint8`, pixels."""
+        return np.dtype(self._run.get_input_details()[self._input]["dtype"]).name
+
+    def prepared(self, images: np.ndarray, processor: ImageProcessor | None = None) -> np.ndarray:
+        """Images [B, H, W, 3] as the file takes them: normalized ones become pixels where it asks
+        for these.
+
+        Args:
+            images: Normalized, or uint8 pixels.
+            processor: What normalized them; by default what the JSON file beside the file says.
+        Raises:
+            ValueError: If nothing says how they were normalized.
+        """
+        images = np.asarray(images)
+        if self.input_type != "uint8":
+            return images.astype(np.float32, copy=False)
+        if images.dtype == np.uint8:
+            return images
+
+        processor = processor or (self._sidecar and self._sidecar.processor)
+        if processor is None:
+            description, _ = tflite_description(self.file)
+            raise ValueError(
+                f"{self.file} takes pixels and has no {description.name} beside it that says how "
+                "images are normalized. Export it again, copy both, or pass uint8 images."
+            )
+        return processor.to_pixels(images)
+
+    def __call__(self, images: np.ndarray, processor: ImageProcessor | None = None) -> np.ndarray:
+        """Logits, float32 [B, C], of images [B, H, W, 3] and their processor, as `prepared` takes
+        them.
+
+        Raises:
+            ExportError: If LiteRT does not run it.
+        """
+        images = self.prepared(images, processor)
+        try:
+            return np.concatenate(
+                [self._run(**{self._input: image[None]})[self._output] for image in images]
+            )
+        except RuntimeError as error:
+            raise ExportError(f"{self.file} does not run: {error}") from error
+
+    def logits(
+        self, images: np.ndarray, processor: ImageProcessor | None = None
+    ) -> dict[str, np.ndarray]:
+        """The same as `mean`: a file gives no head of its own."""
+        return {"mean": self(images, processor)}
+
+    def ask(
+        self, entry: str, batch: np.ndarray, processor: ImageProcessor | None = None
+    ) -> np.ndarray:
+        """The same: there is one entry."""
+        return self(batch, processor)
+
+
+def load_tflite(file: str | Path, num_threads: int | None = None) -> LiteModel:
+    """Load a .tflite file as a callable from images [B, H, W, 3] to logits [B, C]; it runs them one
+    at a time.
+    """
+    return LiteModel(file, num_threads)
+
+
+def _check_identifier(file: Path) -> None:
+    """Refuse, by ValueError, what does not begin as a .tflite file does."""
+    with file.open("rb") as content:
+        head = content.read(8)
+    if head[4:] != IDENTIFIER:
+        raise ValueError(
+            f"{file} is no .tflite file, or damaged: it does not begin as one. Received: {head!r}"
+        )
+
+
+def _loaded(file: Path, num_threads: int | None) -> Interpreter:
+    try:
+        interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: LiteRT does not load it. {error}") from error
+    return interpreter
+
+
+def op_counts(content: bytes) -> dict[str, int]:
+    """Count the ops of a .tflite file by name; a custom op is named `CUSTOM <its name>`."""
+    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    model = Model.GetRootAs(content, 0)
+
+    def name(index: int) -> str:
+        entry = model.OperatorCodes(index)
+        # Codes above 127 stand in the second field alone, files of old converters have only the
+        # first.
+        op = names[max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode())]
+        return f"CUSTOM {entry.CustomCode().decode()}" if op == "CUSTOM" else op
+
+    counts = Counter()
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        codes = (graph.Operators(i).OpcodeIndex() for i in range(graph.OperatorsLength()))
+        counts.update(map(name, codes))
+    return dict(counts.most_common())
+
+
+def latencies(
+    files: Mapping[str, str | Path], images: np.ndarray, *, num_threads: int = 1, rounds: int = 20
+) -> dict[str, dict]:
+    """Time .tflite files against one another, taking turns, so that what else the machine does hits
+    all of them.
+
+    Args:
+        files: The files, by name.
+        images: float32 [n, H, W, 3], normalized; the first is run.
+        num_threads: Threads per image.
+        rounds: How often each file runs, after two runs that do not count.
+    Returns:
+        By name `best_ms` and `median_ms` of an image, and `threads`.
+    """
+    loaded = {name: load_tflite(file, num_threads) for name, file in files.items()}
+    inputs = {name: model.prepared(np.asarray(images)[:1]) for name, model in loaded.items()}
+    times = {name: [] for name in files}
+    for _ in range(rounds + WARM_UP):
+        for name, model in loaded.items():
+            started = time.perf_counter()
+            model(inputs[name])
+            times[name].append((time.perf_counter() - started) * 1000)
+
+    return {
+        name: {
+            "best_ms": min(taken[WARM_UP:]),
+            "median_ms": float(np.median(taken[WARM_UP:])),
+            "threads": num_threads,
+        }
+        for name, taken in times.items()
+    }
