@@ -2,29 +2,30 @@
 one does not."""
 
 import os
-import runpy
 import shutil
-from argparse import Namespace
+import sys
 from pathlib import Path
 
-import check
 import keras
 import numpy as np
 import pytest
 import yaml
-from grpc_api import serve_grpc
-from pictures import held_out, training
 from rich.console import Console
-from versions import Models
 
 import deit_tf
 from deit_tf.config import DataConfig
 from deit_tf.data import open_sources, sample
+from deit_tf.evaluation import check
+from deit_tf.evaluation.check import compare_exports
+from deit_tf.evaluation.pictures import held_out, training
 from deit_tf.exporting.compare import ExportError
 from deit_tf.exporting.tflite import export_tflite
 from deit_tf.runs import Run, load_run
 
-SCRIPT = Path(check.__file__)
+sys.path.insert(0, str(Path(__file__).parents[2] / "export"))
+from grpc_api import serve_grpc
+from versions import Models
+
 # Names an interpreter with TensorFlow 2.15 (requirements-tfa.txt); serving fleets lag.
 OTHER = os.environ.get("DEIT_TF_OTHER_PYTHON")
 
@@ -63,18 +64,16 @@ def test_a_run_in_bfloat16_agrees_with_its_exports(tmp_path):
     run = Run("student", model, deit_tf.ImageProcessor(16, crop_ratio=1.0), None, None)
     pictures = held_out(run, 8, "digits")
     export_tflite(model, tmp_path / "student.tflite", images=pictures.images)
-    answers = list(
-        check.found(Namespace(exports=[tmp_path], python=None, server=None), run, pictures)
-    )
-    rows, good = check.compare(run, pictures, answers)
-    assert good and len(rows) == 2
+    answers = list(check.find_answers(run, pictures, [tmp_path]))
+    verdicts = check.compare(run, pictures, answers)
+    assert all(verdict.good for verdict in verdicts) and len(verdicts) == 2
 
 
-def test_pictures_of_which_none_decodes(folder, tmp_path, monkeypatch, capsys):
+def test_pictures_of_which_none_decodes(folder, tmp_path):
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.jpg").write_bytes(b"no picture")
-    arguments = ["--exports", folder / "exports", "--source", tmp_path / "photos"]
-    assert "no image that can be decoded" in run_script(monkeypatch, folder / "run", *arguments)
+    with pytest.raises(ValueError, match="no image that can be decoded"):
+        compare_exports(folder / "run", [folder / "exports"], source=str(tmp_path / "photos"))
 
 
 def test_pictures_come_from_all_over(folder):
@@ -96,34 +95,17 @@ def server(folder):
     server.stop(None)
 
 
-def run_script(monkeypatch, *arguments):
-    """Exit status, or message, of the script."""
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in (SCRIPT, *arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return exit_.value.code
+def cells(verdicts):
+    """The rows of the table, as text."""
+    table = check.verdict_table(verdicts)
+    return list(zip(*(column.cells for column in table.columns), strict=True))
 
 
-def rows(printed):
-    """Cells of the table's rows, whose first column is not a continuation."""
-    lines = [line for line in printed.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-
-
-def test_everything_agrees(folder, server, monkeypatch, capsys):
-    arguments = [
-        "--exports",
-        folder / "exports",
-        "--server",
-        server,
-        "--model",
-        "run",
-        "--pictures",
-        40,
-    ]
-    assert not run_script(monkeypatch, folder / "run", *arguments)
-    table = rows(capsys.readouterr().out)
-    assert [row[0] for row in table] == [
+def test_everything_agrees(folder, server):
+    verdicts = compare_exports(
+        folder / "run", [folder / "exports"], server=server, model="run", pictures=40
+    )
+    assert [verdict.name for verdict in verdicts] == [
         "Keras",
         "exports/run/1, serving_default",
         "exports/run/1, images",
@@ -132,41 +114,61 @@ def test_everything_agrees(folder, server, monkeypatch, capsys):
         "server, serving_default",
         "server, images",
     ]
+    assert all(verdict.good for verdict in verdicts)
+    exact = [verdict for verdict in verdicts if "int8" not in verdict.name]
+    assert {verdict.agreed["top1"]["hits"] for verdict in exact[1:]} == {40}
+    assert len({verdict.accuracy for verdict in exact}) == 1
+    table = cells(verdicts)
     assert {row[-1] for row in table[1:]} == {"agrees"}
     assert {row[5].split()[0] for row in table[1:] if "int8" not in row[0]} == {"40/40"}
-    assert len({row[8] for row in table if "int8" not in row[0]}) == 1  # the same accuracy
 
 
-def test_another_model_disagrees(folder, tmp_path, monkeypatch, capsys):
+def test_another_model_disagrees(folder, tmp_path):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     model = keras.models.load_model(run / "student.keras")
     bias = model.get_layer("head").bias
     bias.assign_add(np.linspace(0, 0.1, 10))
     model.save(run / "student.keras")
-    assert run_script(monkeypatch, run, "--exports", folder / "exports", "--pictures", 8) == 1
+    verdicts = compare_exports(run, [folder / "exports"], pictures=8)
     # 0.05 on the logits: too much for float32, within the limit of eight bits
-    verdicts = {row[0]: row[-1] for row in rows(capsys.readouterr().out)[1:]}
-    assert set(verdicts.values()) == {"DISAGREES", "agrees"}
-    assert verdicts["exports/dynamic_int8.tflite"] == "agrees"
+    assert [verdict.good for verdict in verdicts] == [True, False, False, True, False]
+    assert [row[-1] for row in cells(verdicts)] == [
+        "",
+        "DISAGREES",
+        "DISAGREES",
+        "agrees",
+        "DISAGREES",
+    ]
 
 
-def test_what_does_not_answer_is_a_row(folder, tmp_path, monkeypatch, capsys):
+def test_an_export_for_other_images_disagrees(folder, tmp_path):
+    """Its graph is the same, and on the same tensors so are its logits: not on the same files."""
+    run = load_run(folder / "run")
+    other = deit_tf.ImageProcessor(16, mean=(0.1, 0.1, 0.1), std=(0.5, 0.5, 0.5))
+    export_tflite(run.model, tmp_path / "m.tflite", processor=other)
+    (_, verdict) = compare_exports(folder / "run", [tmp_path], pictures=4)
+    assert not verdict.good and "exported for other images" in verdict.failure
+
+
+def test_what_does_not_answer_is_a_row(folder, tmp_path):
     exports = shutil.copytree(folder / "exports", tmp_path / "exports")
     (exports / "run" / "1" / "saved_model.pb").write_bytes(b"broken")
     (exports / "float32.json").unlink()
-    arguments = ["--exports", exports, "--server", "localhost:9", "--pictures", 4]
-    assert run_script(monkeypatch, folder / "run", *arguments) == 1
-    printed = capsys.readouterr().out
-    assert printed.count("FAILS") == 5 and printed.count("agrees") == 1
+    verdicts = compare_exports(folder / "run", [exports], server="localhost:9", pictures=4)
+    failures = [verdict.failure for verdict in verdicts if verdict.failure]
+    assert len(failures) == 5 and sum(verdict.good for verdict in verdicts[1:]) == 1
+    assert "the checksum differs" in failures[0] and "no float32.json beside it" in failures[2]
+    assert sum(row[-1].startswith("FAILS: ") for row in cells(verdicts)) == 5
 
 
-def test_nothing_to_compare(folder, tmp_path, monkeypatch):
-    assert "Nothing to compare" in run_script(monkeypatch, folder / "run", "--exports", tmp_path)
-    assert "no folder" in run_script(monkeypatch, folder / "run", "--exports", tmp_path / "nothing")
+def test_nothing_to_compare(folder, tmp_path):
+    with pytest.raises(ValueError, match="Nothing to compare"):
+        compare_exports(folder / "run", [tmp_path])
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        compare_exports(folder / "run", [tmp_path / "nothing"])
     shutil.copy(folder / "run" / "student.keras", tmp_path / "m.keras")
-    assert "not at hand" in run_script(
-        monkeypatch, tmp_path / "m.keras", "--exports", folder / "exports"
-    )
+    with pytest.raises(ValueError, match="not at hand"):
+        compare_exports(tmp_path / "m.keras", [folder / "exports"])
 
 
 def test_pictures_come_from_all_over_the_data(folder):
