@@ -195,7 +195,7 @@ def test_a_damaged_description_is_one_error_and_never_a_guess(made, tmp_path):
 
 
 def test_a_bare_model_is_exported_with_a_warning(made, tmp_path, caplog):
-    """What is assumed goes into the graph, and nobody sees it there. Class names come from a file."""
+    """What is assumed goes into the graph, where nobody sees it. Class names come from a file."""
     model, names = tmp_path / "m.keras", tmp_path / "names.txt"
     shutil.copy(made / "run" / "student.keras", model)
     names.write_text("Ameise\nBär\nKatze\n", encoding="utf-8")
