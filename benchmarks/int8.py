@@ -26,21 +26,14 @@ from litert_quantizer import qtyping, quantizer
 from rich.console import Console
 from rich.table import Table
 
+from deit_tf.evaluation.pictures import Pictures, held_out, training
 from deit_tf.exporting.compare import agreement, deviation
+from deit_tf.exporting.litert import latencies, load_tflite, op_counts
 from deit_tf.exporting.quantize import OPS, SIGNATURE, quantize_int8, smooth
-from deit_tf.exporting.tflite import (
-    convert,
-    float32_twin,
-    latencies,
-    load_tflite,
-    op_counts,
-    save_fixed_batch,
-)
+from deit_tf.exporting.reference import float32_twin
+from deit_tf.exporting.tflite import convert, save_fixed_batch
 from deit_tf.models.layers import Block
 from deit_tf.runs import load_run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-from pictures import Pictures, held_out, training
 
 FEW, COVERED = 32, 99.9  # calibration images; percent of the values of an image
 ENLARGED, FACTOR = 4, 40.0  # channels of each norm, and how much

@@ -6,8 +6,6 @@ kernel lets go with the process: numbers of processes mean nothing on a shared d
 container.
 """
 
-import fcntl
-import os
 import shutil
 import tempfile
 import time
@@ -15,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
+
 PREFIX = ".export-"
 UNLOCKED = ".export-new-"  # until the lock is taken, for an instant
+LOCK = ".lock"
 PARTIAL = ".*.partial*"  # what older versions, and files.replacing, leave when they are killed
 DAY = 24 * 60 * 60
 
@@ -33,7 +34,7 @@ def staging(folder: Path) -> Iterator[Path]:
     try:
         remove_leftovers(folder)
         new = Path(tempfile.mkdtemp(prefix=UNLOCKED, dir=folder))
-        with _lock(new):
+        with filelock.FileLock(new / LOCK, timeout=0):
             # Only under its final name is it looked at by others, and then it is locked.
             temporary = new.rename(folder / (PREFIX + new.name.removeprefix(UNLOCKED)))
             try:
@@ -50,37 +51,18 @@ def staging(folder: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove what exports left in `folder` whose processes are gone."""
     for path in folder.glob(f"{PREFIX}*"):
-        if path.name.startswith(UNLOCKED) and not _older_than_a_day(path):
+        if path.name.startswith(UNLOCKED) and not _is_older_than_a_day(path):
             continue
-        with _lock(path) as free:
-            if free:
+        with suppress(filelock.Timeout, OSError):  # of a process that lives; gone meanwhile
+            with filelock.FileLock(path / LOCK, timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
 
     for path in folder.glob(PARTIAL):
-        if _older_than_a_day(path):
+        if _is_older_than_a_day(path):
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock during the block; yields whether it could be had."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # gone meanwhile
-        yield False
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except OSError:  # another's, or a file system without locks, where leftovers stay
-        free = False
-    try:
-        yield free
-    finally:
-        os.close(handle)
-
-
-def _older_than_a_day(path: Path) -> bool:
+def _is_older_than_a_day(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > DAY
     except OSError:  # gone meanwhile
