@@ -80,14 +80,6 @@ def normalize(
     return tf.cast(image, tf.float32) * scale - offset
 
 
-def to_pixels(
-    images: np.ndarray, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD
-) -> np.ndarray:
-    """The uint8 pixels [..., 3], 0..255, nearest to normalized images: `normalize` undone."""
-    pixels = (np.asarray(images) * np.asarray(std) + np.asarray(mean)) * 255
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class ImageProcessor:
     """What a model expects of its images; evaluation, prediction and the serving signature share
@@ -257,8 +249,9 @@ class ImageProcessor:
         return normalize(pixels, self.mean, self.std)
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
-        """The uint8 pixels [..., 3] nearest to images that the model takes."""
-        return to_pixels(images, self.mean, self.std)
+        """The uint8 pixels [..., 3] nearest to images that the model takes: `normalize` undone."""
+        pixels = (np.asarray(images) * np.asarray(self.std) + np.asarray(self.mean)) * 255
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
         """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalized."""

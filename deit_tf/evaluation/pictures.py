@@ -41,30 +41,30 @@ def held_out(run: Run, count: int, source: str | None = None) -> Pictures | None
     """
     if source is not None:
         return _some(open_whole(_data(run, source)), run, count)
-    split = _splits(run)
-    return None if split is None else _some(split[1], run, count)
+    sources = _sources(run)
+    return None if sources is None else _some(sources[1], run, count)
 
 
 def training(run: Run, count: int, source: str | None = None) -> Pictures | None:
     """Up to `count` pictures of those trained on, without augmentation, as `held_out`."""
-    split = _splits(run) if source is None else open_sources(_data(run, source))
-    return None if split is None else _some(split[0], run, count)
+    sources = _sources(run) if source is None else open_sources(_data(run, source))
+    return None if sources is None else _some(sources[0], run, count)
 
 
 def _data(run: Run, source: str) -> DataConfig:
     return replace(run.config.data if run.config else DataConfig(), source=source, verify=False)
 
 
-def _splits(run: Run) -> tuple[Source, Source] | None:
-    if run.config is None:
-        return None
+def _sources(run: Run) -> tuple[Source, Source] | None:
+    """What the run was trained on, and what it held out; None where that is not at hand."""
     try:
-        return open_sources(_data(run, run.config.data.source))
+        return run.sources
     except (FileNotFoundError, ValueError):
         return None
 
 
 def _some(source: Source, run: Run, count: int) -> Pictures:
+    """Pictures at equal distances: folders hold one class after the other."""
     items, images = zip(*sample(source, run.processor, count), strict=True)
     return Pictures(
         [item["image"] for item in items],
