@@ -29,6 +29,7 @@ SUFFIX = ".tflite"
 GRAPH_FILE = "saved_model.pb"
 KEYS = ("sha256", "input", "labels")  # what every sidecar has
 PROCESSOR_KEYS = ("image_size", "resize_to", "interpolation", "mean", "std")  # all or none
+UPRIGHT = "exif_orientation"  # one more of them, which exports of before do not have
 LARGEST = 1e6  # of a mean or deviation of pixels in 0..1, far beyond any
 
 
@@ -153,6 +154,7 @@ def _processor_entries(processor: ImageProcessor) -> dict[str, Any]:
         "preprocessing": str(processor),  # for people
         "mean": list(processor.mean),
         "std": list(processor.std),
+        UPRIGHT: processor.exif_orientation,
     }
 
 
@@ -170,6 +172,11 @@ def _read_processor(file: Path, content: dict[str, Any]) -> ImageProcessor | Non
             )
     values = {key: content[key] for key in PROCESSOR_KEYS}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    values[UPRIGHT] = content.get(UPRIGHT, True)
+    if not isinstance(values[UPRIGHT], bool):
+        raise ValueError(
+            f"`{UPRIGHT}` in {file} must be true or false. Received: {values[UPRIGHT]!r}"
+        )
     try:
         return ImageProcessor(**values)
     except (ValueError, TypeError, OverflowError) as error:

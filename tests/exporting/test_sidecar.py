@@ -3,6 +3,7 @@ for knowledge."""
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ PROCESSORS = [
     deit_tf.ImageProcessor(16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.1), crop_ratio=1.0),
     deit_tf.ImageProcessor((16, 24), interpolation="bilinear"),
     deit_tf.ImageProcessor(16, resize_to=(18, 20)),
-    deit_tf.ImageProcessor(16, resize_to=31),
+    deit_tf.ImageProcessor(16, resize_to=31, exif_orientation=False),
 ]
 MUTATIONS = 400
 
@@ -54,10 +55,19 @@ def test_a_processor_comes_back_and_makes_the_same_images(tmp_path, processor):
     np.testing.assert_array_equal(found.processor.batch([picture]), processor.batch([picture]))
 
 
+def test_a_sidecar_of_before_turns_pictures_upright_as_everything_does(files):
+    described, artifact = files
+    content = json.loads(described.read_text())
+    assert content.pop("exif_orientation") is True
+    described.write_text(json.dumps(content))
+    assert read_sidecar(described, artifact).processor.exif_orientation
+
+
 def test_other_images_are_seen():
     known = Sidecar(PROCESSORS[0])
     assert not any(known.agrees_with(other) for other in PROCESSORS[1:])
     assert not known.agrees_with(deit_tf.ImageProcessor(16, crop_ratio=1.0))  # mean and std
+    assert not known.agrees_with(replace(PROCESSORS[0], exif_orientation=False))
     assert Sidecar().agrees_with(PROCESSORS[0])  # which does not say
 
 
@@ -83,6 +93,8 @@ def test_the_json_of_another_tool_is_passed_over_by_name(files, caplog):
         ({"image_size": "16"}, "no preprocessing"),
         ({"resize_to": {"side": 4}}, "no preprocessing"),
         ({"interpolation": ["bicubic"]}, "no preprocessing"),
+        ({"resize_to": 10**9}, "no preprocessing"),
+        ({"exif_orientation": "yes"}, "`exif_orientation`"),
         ({"labels": "ant"}, "must be a list of class names"),
         ({"labels": ["ant", 3]}, "class name"),
         ({"labels": ["ant", "two\u2028lines"]}, "class name"),
