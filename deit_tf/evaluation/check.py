@@ -40,7 +40,6 @@ COLUMNS = (
     "accuracy",
     "",
 )
-WIDTH = 180  # of the table, in characters
 MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
 REASON = 300  # characters of an error in the table
 # RuntimeError: LiteRT's where a file does not run, gRPC's, and ExportError.
@@ -124,6 +123,7 @@ def compare_exports(
         raise ValueError(
             "The data of the run is not at hand. Pass --source DIR, a folder of class folders."
         )
+
     answers = list(find_answers(loaded, shown, exports, python))
     if server:
         answers += _server_answers(server, model or loaded.name, shown)
@@ -135,7 +135,7 @@ def compare_exports(
 
 
 def verdict_table(verdicts: Sequence[Verdict], title: str = "") -> Table:
-    """Verdicts as a table, `WIDTH` characters wide."""
+    """Verdicts as a table."""
     table = Table(*COLUMNS, title=title)
     for verdict in verdicts:
         table.add_row(*_row(verdict))
@@ -192,7 +192,8 @@ def elsewhere(python: str, version: Path, pictures: Pictures) -> dict[str, np.nd
             timeout=600,
         )
         if done.returncode:
-            raise ExportError(f"{python}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise ExportError(f"{python}: {last}")
         with np.load(out) as answers:
             return dict(answers)
 
@@ -206,6 +207,7 @@ def _export_answers(export: Export, name: str, run: Run, pictures: Pictures) -> 
     except ValueError as error:
         yield from (Answer(called, partial(_raise, error)) for called in names.values())
         return
+
     for entry, called in names.items():
         batch = getattr(pictures, entries[entry])
         yield Answer(called, partial(_ask_export, export, entry, batch, run), limits)
@@ -237,6 +239,7 @@ def _answers_elsewhere(
     except (ExportError, OSError, subprocess.SubprocessError) as error:
         yield Answer(f"{name}, {python}", partial(_raise, error))
         return
+
     release = answers.pop("version")
     for key, logits in answers.items():
         yield Answer(f"{name}, {key} of TF {release}", partial(np.asarray, logits))
@@ -276,6 +279,7 @@ def _verdict(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> Verdic
     except FAILURES as error:
         reason = str(error) or type(error).__name__
         return Verdict(answer.name, failure=reason.splitlines()[0][:REASON])
+
     return Verdict(
         answer.name,
         measured,

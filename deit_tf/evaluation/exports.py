@@ -37,7 +37,6 @@ COLUMNS = (
     "of float32",
     "file",
 )
-WIDTH = 160  # of the table, in characters
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,7 @@ def saved_model_text(version: Path) -> str:
     for signature in (BYTES, IMAGES, HEADS, ROLLOUT):
         if signature in report:
             lines.append(f"  {signature:16} {report[signature]['max_difference']:.1e}")
+
     compiled = ", compiled by XLA" if report["xla"] else ""
     return "\n".join([*lines, f"{report['warmup_records']} warm-up records replayed{compiled}"])
 
@@ -158,6 +158,7 @@ def export_run_tflite(
         raise ValueError(f"`--out` must be a folder for {len(variants)} variants. Received: {out}")
     _check_counts(pictures=pictures, calibration=calibration, threads=threads)
 
+    # What is compared on was held out, what is calibrated on was trained on.
     loaded = _load_to_export(run)
     compared = held_out(loaded, pictures, source)
     trained_on = training(loaded, calibration, source) if "int8" in variants else None
@@ -170,6 +171,7 @@ def export_run_tflite(
         "calibration": None if trained_on is None else trained_on.images,
     }
 
+    # One variant that fails does not keep the others.
     reports, failures = {}, {}
     for variant in variants:
         file = _tflite_file(Path(out), loaded.name, variant, input_type)
@@ -177,12 +179,13 @@ def export_run_tflite(
             reports[variant] = export_tflite(loaded.model, file, variant=variant, **options)
         except (RuntimeError, OSError, ValueError) as error:  # LiteRT's, and ExportError
             failures[variant] = str(error)
+
     times = _timed(loaded, reports, images, threads) if reports else {}
     return TFLiteFiles(reports, times, failures, 0 if images is None else len(images))
 
 
 def tflite_table(files: TFLiteFiles) -> Table:
-    """A row per file, `WIDTH` characters wide."""
+    """A row per file."""
     compared_on = f"{files.pictures} held-out images" if files.pictures else "noise"
     threads = files.times[""]["threads"]
     table = Table(

@@ -248,6 +248,7 @@ class Findings:
         path, size = str(export.path), export.size
         if self.held_out is None:
             return Artifact(path, size, error="no held-out images to run it on")
+
         images, expected = self._compared_on
         try:
             limits = export.limits()
@@ -256,6 +257,7 @@ class Findings:
             wrong = export.mismatch(self.run.processor)
         except (ExportError, ValueError, RuntimeError, OSError) as error:
             return Artifact(path, size, error=str(error))
+
         if limits is None:
             return Artifact(path, size, measured, error=wrong)
         wrong = wrong or limits.exceeded(measured, agreed)

@@ -47,6 +47,7 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
         raise ValueError(f"`alpha` lies in [0, 1]. Received: {alpha}")
     if not _blocks(model) or "head" not in [layer.name for layer in model.layers]:
         return model
+
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for (norm, kernels), largest in zip(_norms(copy), _largest_outputs(copy, images), strict=True):
@@ -54,6 +55,8 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
         floor = np.finfo(np.float32).tiny
         factors = np.maximum(largest, floor) ** alpha / np.maximum(weights, floor) ** (1 - alpha)
         factors = np.clip(factors, SMALLEST, LARGEST).astype(np.float32)
+
+        # What the norm gives is divided, and what its kernels read is multiplied.
         norm.gamma.assign(norm.gamma / factors)
         norm.beta.assign(norm.beta / factors)
         for kernel in kernels:
@@ -85,11 +88,14 @@ def quantize_int8(
     made = quantizer.Quantizer(bytearray(content))
     for op in ops:
         made.add_static_config(".*", op, activation_num_bits=8, weight_num_bits=8)
+
     silent = io.StringIO()
     with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):  # progress bars
         name = next(
             iter(Interpreter(model_content=content).get_signature_list()[SIGNATURE]["inputs"])
         )
+
+        # One image names the tensors; their ranges are then those of all images.
         calibrated = made.calibrate({SIGNATURE: [{name: images[:1]}]}, num_threads=1)
         ranges = activation_ranges(
             content, images, calibrated.keys() - _constants(content), measure
@@ -117,6 +123,7 @@ def activation_ranges(
     indices = {
         d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["name"] in names
     }
+
     ranges = {name: (np.inf, -np.inf) for name in indices.values()}
     for image in images:
         interpreter.set_tensor(fed["index"], image[None])

@@ -88,6 +88,7 @@ def write_sidecar(file: Path, artifact: Path, sidecar: Sidecar, batch: str = "B"
     }
     if sidecar.processor is not None:
         content |= _processor_entries(sidecar.processor)
+
     names = sidecar.class_names
     content |= {"labels": None if names is None else list(names)}
     if sidecar.verified:
@@ -108,12 +109,14 @@ def read_sidecar(file: Path, artifact: Path) -> Sidecar | None:
     """
     if not file.is_file():
         return None
+
+    # Of another tool's file nothing is ours; of a damaged one of ours, most is.
     content = read_json(file)
     if not any(key in content for key in (*KEYS, *PROCESSOR_KEYS)):
         log.warning("%s was not written by an export of deit_tf and is passed over.", file)
         return None
 
-    content = read_json(file, KEYS)
+    content = read_json(file, KEYS)  # once more, for its complaint about a key that is missing
     if content["sha256"] != sha256(artifact):
         raise ValueError(
             f"{file} belongs to another {artifact.name}, or one of them is damaged: the checksum "
@@ -172,11 +175,13 @@ def _read_processor(file: Path, content: dict[str, Any]) -> ImageProcessor | Non
             )
     values = {key: content[key] for key in PROCESSOR_KEYS}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
     values[UPRIGHT] = content.get(UPRIGHT, True)
     if not isinstance(values[UPRIGHT], bool):
         raise ValueError(
             f"`{UPRIGHT}` in {file} must be true or false. Received: {values[UPRIGHT]!r}"
         )
+
     try:
         return ImageProcessor(**values)
     except (ValueError, TypeError, OverflowError) as error:

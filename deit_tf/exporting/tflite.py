@@ -145,11 +145,13 @@ def export_tflite(
         except ExportError:
             os.replace(staged, rejected)
             raise
+
         report |= {
             "variant": variant,
             "input_type": input_type,
             "compared_on": "noise" if images is None else "images",
         }
+
         class_names = None if labels is None else tuple(labels)
         sidecar = Sidecar(processor, class_names, input_type, report)
         write_sidecar(*tflite_description(staged), sidecar, batch="1")
