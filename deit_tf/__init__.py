@@ -51,7 +51,9 @@ def _is_command() -> bool:
     TensorFlow.
     """
     program = sys.argv[0] if sys.argv else ""
-    return program == "-m" or Path(program).stem == "deit-tf"
+    # While Python looks for the module of -m, which may be another that imports this one.
+    is_module = program == "-m" and "deit_tf" in sys.orig_argv
+    return is_module or Path(program).stem == "deit-tf"
 
 
 if not _is_command():

@@ -13,6 +13,7 @@ from typing import Any
 
 CLASS_NAMES_FILE = "labels.txt"  # beside every model that knows its classes
 _PARTIAL = ".{stem}.partial.{process}{suffix}"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @contextmanager
@@ -82,6 +83,11 @@ def read_json(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     if missing := [key for key in keys if key not in content]:
         raise ValueError(f"{file} lacks {', '.join(missing)}: it is damaged, or not what it seems.")
     return content
+
+
+def csv_cell(text: str) -> str:
+    """Text from elsewhere for a cell of a CSV file, which a spreadsheet then runs as no formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def sha256(file: Path) -> str:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "deit_tf"
 
 # A file imports only from its own room and from ranks below it.
 RANKS = [
-    {"config", "files", "losses"},
+    {"config", "config_files", "files", "losses", "native_log"},
     {"weights", "data", "models"},
     {"zoo", "training", "exporting"},
     {"runs"},
@@ -19,6 +19,7 @@ RANKS = [
     {"tasks", "evaluation"},
     {"train"},
     {"cli"},
+    {"__main__"},
 ]
 NEVER = {("models", "data"), ("data", "models")}
 FILES = [

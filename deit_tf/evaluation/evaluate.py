@@ -20,7 +20,7 @@ from deit_tf.data import Source, eval_dataset, open_sources
 from deit_tf.data.imagenet_real import real_source
 from deit_tf.data.sources import open_whole
 from deit_tf.evaluation.predict import Opened, open_model, run_above
-from deit_tf.files import replacing, write_json
+from deit_tf.files import csv_cell, replacing, write_json
 from deit_tf.runs import class_order
 
 OWN = "own"  # the preprocessing that the model came with
@@ -221,16 +221,17 @@ def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Seq
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(figures, out / "evaluation.json")
+    cells = [csv_cell(name) for name in names]
     with replacing(out / "per_class.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["class", "images", "right", "accuracy"])
-        for label, name in enumerate(names):
+        for label, name in enumerate(cells):
             images, right = int(confusion[label].sum()), int(confusion[label, label])
             rows.writerow([name, images, right, f"{right / images:.6f}" if images else ""])
     with replacing(out / "confusion.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["true", *names, "other"])
-        rows.writerows([name, *map(int, row)] for name, row in zip(names, confusion, strict=True))
+        rows.writerow(["true", *cells, "other"])
+        rows.writerows([name, *map(int, row)] for name, row in zip(cells, confusion, strict=True))
     with replacing(out / "confusion.png") as temporary:
         _draw(confusion[:, : len(names)], names, figures, temporary)
 

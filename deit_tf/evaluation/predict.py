@@ -2,8 +2,9 @@
 files.
 """
 
+import glob
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
+from deit_tf.data.folders import IMAGE_SUFFIXES
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
 from deit_tf.exporting.signatures import has_two_heads
@@ -77,6 +79,32 @@ def open_model(
     return _open_export(export, run)
 
 
+def find_images(given: Sequence[str]) -> list[str]:
+    """The files that arguments of a command name.
+
+    Args:
+        given: Files, also such as are not there; folders, for the images in and below them, but
+            for hidden ones; and patterns such as `in/**/*.jpg`.
+    Returns:
+        The files, those of a folder or pattern sorted.
+    Raises:
+        FileNotFoundError: If a folder holds no image, or a pattern fits none.
+    """
+    files = []
+    for text in given:
+        if Path(text).is_dir():
+            found = _images_below(Path(text))
+        elif glob.has_magic(text) and not Path(text).exists():
+            matches = sorted(map(Path, glob.glob(text, recursive=True)))
+            found = [file for match in matches for file in _images_below(match)]
+        else:
+            found = [text]
+        if not found:
+            raise FileNotFoundError(f"No images ({' '.join(IMAGE_SUFFIXES)}) in {text}")
+        files += map(str, found)
+    return files
+
+
 def predict_files(
     path: str,
     images: Sequence[str],
@@ -84,8 +112,9 @@ def predict_files(
     top: int = 5,
     run: str | None = None,
     name: str | None = None,
-) -> list[dict[str, Any]]:
-    """Name what is in image files.
+    batch_size: int = 32,
+) -> Iterator[dict[str, Any]]:
+    """Name what is in image files, however many.
 
     Args:
         path: A model, as `open_model` takes it.
@@ -93,28 +122,58 @@ def predict_files(
         top: Classes to name for each, C at most.
         run: As in `open_model`.
         name: As in `open_model`.
+        batch_size: Images per step.
     Returns:
         Per file `image` and `classes`, a list of `class`, `label` and `probability`, most probable
-        first.
+        first; or `image` and `error`, where the file cannot be read.
     Raises:
-        FileNotFoundError: If a file or the model is not there.
-        ValueError: If a file is no image, which is named, or `top` is not positive.
+        FileNotFoundError: If the model is not there.
+        ValueError: If `top` or `batch_size` is not positive.
     """
     if top < 1:
         raise ValueError(f"`top` is a number of classes from 1. Received: {top}")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is a number of images from 1. Received: {batch_size}")
     opened = open_model(path, run, name)
-    results = []
-    for image in images:
-        logits = opened.predict(opened.processor.batch([image]))["mean"]  # [1, C]
-        probabilities = tf.nn.softmax(np.float64(logits[0])).numpy()  # [C]
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return (answer for batch in batches for answer in _predict_batch(opened, batch, top))
+
+
+def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The answers of `predict_files` for a few files."""
+    answers = [{"image": str(image)} for image in images]
+    pixels = []
+    for answer in answers:
+        try:
+            pixels.append(opened.processor.batch([answer["image"]])[0])  # [H, W, 3]
+        except Exception as error:  # whatever is wrong with one file, the others are answered
+            answer["error"] = str(error) or type(error).__name__
+
+    read = [answer for answer in answers if "error" not in answer]
+    if not read:
+        return answers
+    logits = opened.predict(np.stack(pixels))["mean"]  # [B, C]
+    for answer, probabilities in zip(read, tf.nn.softmax(np.float64(logits)).numpy(), strict=True):
         best = np.argsort(-probabilities, kind="stable")[:top]
-        named = opened.labels or [str(i) for i in range(len(probabilities))]
-        classes = [
-            {"class": int(i), "label": named[i], "probability": float(probabilities[i])}
+        names = opened.labels or [str(i) for i in range(len(probabilities))]
+        answer["classes"] = [
+            {"class": int(i), "label": names[i], "probability": float(probabilities[i])}
             for i in best
         ]
-        results.append({"image": str(image), "classes": classes})
-    return results
+    return answers
+
+
+def _images_below(path: Path) -> list[Path]:
+    """A file itself; of a folder the image files in and below it, without what is hidden."""
+    if not path.is_dir():
+        return [path]
+    found = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return sorted(
+        path / file
+        for file in found
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.parts)
+    )
 
 
 def run_above(path: str | Path) -> Path | None:

@@ -27,6 +27,30 @@ def list_models() -> list[str]:
     return list(VARIANTS)
 
 
+def count_parameters(config: ModelConfig) -> int:
+    """Number of weights of a DeiT, without building it.
+
+    Args:
+        config: The model; its patch divides the image.
+    """
+    size, patch, dim = config.image_size, config.patch_size, config.embed_dim
+    height, width = (size, size) if isinstance(size, int) else size
+    heads = 2 if config.distilled else 1  # each with a token of its own
+    hidden = int(dim * config.mlp_ratio)
+
+    patches = (height // patch) * (width // patch)
+    patch_embed = 3 * patch**2 * dim + dim
+    tokens = heads * dim + (patches + heads) * dim  # with the position embedding
+
+    norms = 2 * 2 * dim
+    attention = dim * 3 * dim + 3 * dim + dim * dim + dim  # qkv, proj
+    mlp = dim * hidden + hidden + hidden * dim + dim  # fc1, fc2
+    block = norms + attention + mlp
+
+    head = dim * config.num_classes + config.num_classes
+    return patch_embed + tokens + config.depth * block + 2 * dim + heads * head
+
+
 def find_variant(name: str) -> ModelConfig:
     """The numbers of a model by its name.
 

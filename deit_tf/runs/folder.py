@@ -30,6 +30,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from deit_tf.config import TrainConfig
+from deit_tf.config_files import BOUNDED_YAML
 from deit_tf.data.folders import SplitRule
 from deit_tf.files import (
     CLASS_NAMES_FILE,
@@ -327,7 +328,7 @@ def read_config(path: str | Path) -> TrainConfig:
     Raises:
         ValueError: For an unknown key or a value of the wrong type, which it names.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=BOUNDED_YAML)
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))

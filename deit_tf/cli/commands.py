@@ -1,0 +1,239 @@
+"""What each command does: it imports the work, has it done, and prints what came of it."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from deit_tf.cli import parsers
+from deit_tf.cli.refusals import printable
+from deit_tf.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or folded
+SOME_FAILED = 1  # exit status
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        help: A sentence about it.
+        parser: Makes its parser from its name and `help`.
+        run: Does the work; returns an exit status where it is not 0.
+        needs_tensorflow: Whether the work imports it.
+    """
+
+    help: str
+    parser: Callable[[str, str], ArgumentParser]
+    run: Callable[[Namespace], int | None]
+    needs_tensorflow: bool = True
+
+
+def _train(arguments: Namespace) -> None:
+    from deit_tf.train import train
+
+    run = train(_config(arguments), arguments.overwrite, arguments.accept_changes)
+    _console().print(f"Run: {run}")
+
+
+def _train_teacher(arguments: Namespace) -> None:
+    from deit_tf.train import train_teacher
+
+    run = train_teacher(_config(arguments), arguments.overwrite, arguments.accept_changes)
+    _console().print(f"Run: {run}")
+
+
+def _label(arguments: Namespace) -> None:
+    from deit_tf.distillation.make_labels import make_labels
+
+    config = _config({**vars(arguments), "epochs": arguments.epochs[1]})
+    folder = config.distill.labels or Path(config.out, "labels")
+    made = make_labels(config, folder, range(*arguments.epochs), arguments.shard)
+    _console().print(f"Labels: {made}")
+
+
+def _preview(arguments: Namespace) -> None:
+    from deit_tf.evaluation.preview import preview
+
+    sheet = preview(_config(arguments), arguments.file, arguments.images, arguments.columns)
+    _console().print(f"Wrote {sheet}")
+
+
+def _evaluate(arguments: Namespace) -> None:
+    from deit_tf.evaluation.evaluate import evaluate
+
+    options = {name: arguments[name] for name in parsers.EVALUATION}
+    figures = evaluate(arguments.path, **options)
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+
+    table = _table("", arguments.path)
+    for name, figure in figures.items():
+        share = name.startswith("top")
+        shown = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
+        table.add_row(name, shown)
+    _console().print(table)
+
+
+def _predict(arguments: Namespace) -> int | None:
+    from rich.progress import track
+
+    from deit_tf.evaluation.answers import check_answers_file, write_answers
+    from deit_tf.evaluation.predict import find_images, predict_files
+
+    if arguments.out:
+        check_answers_file(arguments.out)
+    files = find_images(arguments.images)
+    answers = predict_files(
+        arguments.path,
+        files,
+        top=arguments.top,
+        run=arguments.run,
+        name=arguments.model,
+        batch_size=arguments.batch_size,
+    )
+    failed: list[dict] = []
+    answers = track(answers, "Predicting", total=len(files), transient=True)
+    found = (one for one in answers if "classes" in one or failed.append(one))
+
+    if arguments.out:
+        _console().print(f"Wrote {write_answers(found, arguments.out)}")
+    elif arguments.json:
+        print(json.dumps([*found]))
+    else:
+        _show_answers([*found])
+    return _name_failed(failed, len(files))
+
+
+def _show_answers(answers: list[dict]) -> None:
+    table = _table("image", "class", "probability")
+    for answer in answers:
+        for rank, found in enumerate(answer["classes"]):
+            image = printable(answer["image"]) if rank == 0 else ""
+            share = f"{100 * found['probability']:.2f} %"
+            table.add_row(image, printable(found["label"]), share)
+    if answers:
+        _console().print(table)
+
+
+def _name_failed(failed: list[dict], count: int) -> int | None:
+    """Name the files that gave no answer, on stderr; the exit status."""
+    if not failed:
+        return None
+    print(f"Passed over {len(failed)} of {count} files:", file=sys.stderr)
+    for one in failed:
+        is_named = one["image"] in one["error"]
+        line = one["error"] if is_named else f"{one['image']}: {one['error']}"
+        print(f"  {printable(line)}", file=sys.stderr)
+    return SOME_FAILED
+
+
+def _convert(arguments: Namespace) -> None:
+    from deit_tf.runs import load_run
+    from deit_tf.weights.files import write_weights
+
+    run = load_run(arguments.source, arguments.model)
+    preprocessing = run.processor.to_preprocessor_config(arguments.layout)
+    out = write_weights(
+        run.model,
+        arguments.out,
+        layout=arguments.layout,
+        labels=run.labels,
+        preprocessing=preprocessing,
+    )
+    _console().print(f"Written: {out}")
+
+
+def _models(arguments: Namespace) -> None:
+    from deit_tf.models.variants import VARIANTS, count_parameters
+
+    columns = ("model", "image", "patch", "width", "depth", "heads", "dist", "parameters")
+    table = _table(*columns, gap=1)  # within 80 columns
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, config in VARIANTS.items():
+        numbers = (
+            config.image_size,
+            config.patch_size,
+            config.embed_dim,
+            config.depth,
+            config.num_heads,
+        )
+        distilled = "yes" if config.distilled else "no"
+        table.add_row(name, *map(str, numbers), distilled, f"{count_parameters(config):,}")
+    _console().print(table)
+
+
+def _compare(arguments: Namespace) -> None:
+    from deit_tf.evaluation.report import compare
+
+    _console().print(compare(arguments.runs))
+
+
+def _report(arguments: Namespace) -> None:
+    from deit_tf.evaluation.report import write_report
+
+    page = write_report(arguments.run, arguments.out, arguments.exports)
+    _console().print(f"Report: {page}")
+
+
+def _config(arguments: Namespace | dict) -> TrainConfig:
+    return TrainConfig(**{field: arguments[field] for field in TrainConfig.__dataclass_fields__})
+
+
+def _console() -> "Console":
+    """Where results go. What it prints is text and no markup, whatever brackets a name has."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(width=width, markup=False, emoji=False)
+
+
+def _table(*columns: str, gap: int = 2) -> "Table":
+    """Aligned columns; a terminal folds what is too long for it, and nothing is cut."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+# A name of two words, such as `export tflite`, is a command below its first word.
+COMMANDS = {
+    "train": Command("train a student, with or without a teacher", parsers.training_parser, _train),
+    "train-teacher": Command(
+        "train a convnet teacher on the same images, by teacher.epochs, teacher.optim and "
+        "teacher.augment",
+        parsers.training_parser,
+        _train_teacher,
+    ),
+    "label": Command(
+        "run the teacher ahead, so that students need none", parsers.labeling_parser, _label
+    ),
+    "preview": Command("draw what the student will be fed", parsers.preview_parser, _preview),
+    "evaluate": Command(
+        "top-1 and top-5 of a model in any form", parsers.evaluation_parser, _evaluate
+    ),
+    "predict": Command("name what is in image files", parsers.prediction_parser, _predict),
+    "convert": Command(
+        "write weights for transformers or timm", parsers.conversion_parser, _convert
+    ),
+    "models": Command(
+        "list the models by name", parsers.new_parser, _models, needs_tensorflow=False
+    ),
+    "compare": Command(
+        "print the figures of runs side by side", parsers.comparison_parser, _compare
+    ),
+    "report": Command("write a page about a run, as one HTML file", parsers.report_parser, _report),
+}
