@@ -1,5 +1,6 @@
 """Every file in configs/ is a run that can start; recipes fill what a config leaves open."""
 
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -83,6 +84,37 @@ def test_unknown_keys_and_wrong_types_are_errors(content, tmp_path):
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(Exception, match="modle|lrr|epochs"):
         read_config(tmp_path / "bad.yaml")
+
+
+def aliases(levels):
+    """Nine times as many values with every line."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]")
+    return "\n".join([*lines, f"seed: *a{levels - 1}\n"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (aliases(4), "a config holds at most 10000 values, aliases replaced"),
+        (aliases(12), "a config holds at most 10000 values, aliases replaced"),
+        ("seed: " + "[" * 100_000, "a config nests at most 50 levels deep"),
+        ("seed: &a [*a]", r"the alias \*a stands for nothing that ends before it"),
+    ],
+)
+def test_a_small_file_cannot_stand_for_more_than_a_config(tmp_path, text, message):
+    """Without a bound the second hangs, and the third ends the process."""
+    (tmp_path / "bomb.yaml").write_text(text)
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=f"bomb.yaml is no config of deit-tf: .*{message}"):
+        read_config(tmp_path / "bomb.yaml")
+    assert time.perf_counter() - started < 5  # seconds; 0.2 on an idle machine
+
+
+def test_a_few_aliases_are_fine(tmp_path):
+    (tmp_path / "alias.yaml").write_text("teacher: {optim: &o {lr: 3e-3}}\noptim: *o\n")
+    assert read_config(tmp_path / "alias.yaml").optim.lr == 0.003
 
 
 def test_scientific_notation_is_a_number(tmp_path):

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 from jsonargparse import Namespace
 
@@ -22,6 +22,7 @@ from deit_tf.cli.parsers import group_parser, parse, top_parser
 from deit_tf.cli.refusals import nearest, printable, refuse
 
 HELP = ("-h", "--help")
+PIPE_CLOSED = 1
 ERROR = 2
 BY_SIGNAL = 128  # plus its number, as shells have it
 # What our own code raises, with a message for the user. Of other code it may be a bug of ours.
@@ -48,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     command = COMMANDS[name]
     parser = command.parser(name, command.help)
-    if wanted := [text for text in rest if text in HELP]:
-        group, *_ = *rest[rest.index(wanted[0]) + 1 :], None
-        show_help(parser, name, group)
+    if any(text in HELP for text in rest):
+        show_help(parser, name, _word_after_help(rest))
         return
 
     parsed = parse(parser, rest)
@@ -65,6 +65,12 @@ def _split_name(given: list[str]) -> tuple[str, list[str]]:
     names = {*COMMANDS, *(name.rpartition(" ")[0] for name in COMMANDS)}
     count = next(count for count in (2, 1, 0) if " ".join(given[:count]) in names)
     return " ".join(given[:count]), given[count:]
+
+
+def _word_after_help(given: list[str]) -> str | None:
+    """`model` in `--help model`."""
+    after = [*dropwhile(lambda text: text not in HELP, given)][1:2]
+    return next((text for text in after if not text.startswith("-")), None)
 
 
 def _answer_without_command(group: str, rest: list[str]) -> None:
@@ -103,7 +109,7 @@ def _run(program: str, command: Command, parsed: Namespace) -> None:
         raise
     except BrokenPipeError as error:  # of `deit-tf models | head -1`, say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(BY_SIGNAL + signal.SIGPIPE) from error
+        raise SystemExit(PIPE_CLOSED) from error
     except Exception as error:
         if parsed.traceback:
             raise

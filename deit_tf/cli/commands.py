@@ -177,7 +177,10 @@ def _models(arguments: Namespace) -> None:
 def _compare(arguments: Namespace) -> None:
     from deit_tf.evaluation.report import compare
 
-    _console().print(compare(arguments.runs))
+    table = compare(arguments.runs)
+    for column in table.columns:
+        column.overflow = "fold"
+    _console().print(table)
 
 
 def _report(arguments: Namespace) -> None:

@@ -38,7 +38,7 @@ TEACHER_SETTINGS = (
     "out",
 )
 RUN_GROUP = "run"  # the settings that stand in no group
-WIDTH = 80  # of the lists below a page
+WIDTH = 80  # of the text above and the lists below the options
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -1,13 +1,14 @@
 """What each command takes, from config.py and jsonargparse alone: neither waits for TensorFlow."""
 
 import argparse
+import textwrap
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from deit_tf.cli.help import Formatter, listed, setting_groups
+from deit_tf.cli.help import WIDTH, Formatter, listed, setting_groups
 from deit_tf.cli.refusals import refusal, refuse
 from deit_tf.config import TrainConfig
 from deit_tf.config_files import BOUNDED_YAML
@@ -21,7 +22,7 @@ def new_parser(command: str, description: str) -> ArgumentParser:
     """A parser with the options that every command has."""
     parser = ArgumentParser(
         prog=f"{PROGRAM} {command}".strip(),
-        description=f"{description[0].upper()}{description[1:]}.",
+        description=textwrap.fill(f"{description[0].upper()}{description[1:]}.", WIDTH),
         formatter_class=Formatter,
         parser_mode=BOUNDED_YAML,
         exit_on_error=False,

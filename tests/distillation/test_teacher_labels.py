@@ -505,7 +505,9 @@ def test_arguments_that_are_refused(tmp_path, capsys, flag, value, message):
 
 def test_epochs_as_yaml_would_misread_them(config, monkeypatch):
     seen = []
-    monkeypatch.setattr("deit_tf.cli.make_labels", lambda *given: seen.append(given))
+    monkeypatch.setattr(
+        "deit_tf.distillation.make_labels.make_labels", lambda *given: seen.append(given)
+    )
     for text in ("1:35", "7"):  # YAML takes 1:35 for ninety-five
         main(["label", "--out", "here", "--epochs", text, "--shard", "2/3"])
     assert [(str(folder), epochs, shard) for _, folder, epochs, shard in seen] == [

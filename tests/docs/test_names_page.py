@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deit_tf.cli import _COMMANDS
+from deit_tf.cli import COMMANDS
 from deit_tf.config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def resolve(name):
             assert is_dataclass(config) and part in config.__dataclass_fields__, name
             config = getattr(config, part)
     elif name.startswith("deit-tf "):
-        assert name.removeprefix("deit-tf ") in _COMMANDS, name
+        assert name.removeprefix("deit-tf ") in COMMANDS, name
     elif match := re.fullmatch(r"([\w.]+)\((\w+)\)", name):
         parameters = inspect.signature(attribute(match[1])).parameters
         fields = ModelConfig.__dataclass_fields__ if "overrides" in parameters else ()

@@ -1,5 +1,6 @@
 """The models by name: counts, initialization, drop path, sizes, errors, files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import deit_tf
 from deit_tf.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, Tokens
 from deit_tf.models.regnet import REGNETY, build_regnety
+from deit_tf.models.variants import VARIANTS, count_parameters
 from deit_tf.zoo import create_regnety
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -27,7 +29,21 @@ def test_every_model_has_a_count():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name):
-    assert deit_tf.create_model(name).count_params() == PARAMETERS[name]
+    built = deit_tf.create_model(name).count_params()
+    assert built == count_parameters(VARIANTS[name]) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(image_size=(16, 64)),
+        dict(patch_size=4, distilled=False, num_classes=3),
+        dict(mlp_ratio=2.5, depth=3, embed_dim=36),
+    ],
+)
+def test_parameters_are_counted_without_building(config):
+    model = deit_tf.create_model("deit_test", **config)
+    assert count_parameters(replace(VARIANTS["deit_test"], **config)) == model.count_params()
 
 
 def rates(model):
