@@ -32,8 +32,12 @@ def quiet_native_log() -> Iterator[None]:
         return
 
     sys.stderr.flush()
-    terminal = os.dup(STDERR)
-    with tempfile.TemporaryFile() as held, _python_stderr_on(terminal), _crash_report_on(terminal):
+    with (
+        _copy(STDERR) as terminal,
+        tempfile.TemporaryFile() as held,
+        _python_stderr_on(terminal),
+        _crash_report_on(terminal),
+    ):
         os.dup2(held.fileno(), STDERR)
         show = reports_error
         try:
@@ -46,7 +50,6 @@ def quiet_native_log() -> Iterator[None]:
             held.seek(0)
             lines = held.read().decode(errors="replace").splitlines(keepends=True)
             os.write(STDERR, "".join(filter(show, lines)).encode())
-    os.close(terminal)
 
 
 def reports_error(line: str) -> bool:
@@ -55,6 +58,16 @@ def reports_error(line: str) -> bool:
         return False
     severity = _SEVERITY.match(line)
     return severity[1] in "EF" if severity else bool(_ERROR_WORDS.search(line))
+
+
+@contextmanager
+def _copy(descriptor: int) -> Iterator[int]:
+    """A second descriptor of the same file."""
+    copy = os.dup(descriptor)
+    try:
+        yield copy
+    finally:
+        os.close(copy)
 
 
 @contextmanager

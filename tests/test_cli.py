@@ -179,6 +179,12 @@ def test_what_a_config_file_may_not_say_is_one_line(tmp_path, capsys, content, m
     assert message in line and len(line) < 200
 
 
+def test_a_config_file_is_text(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_bytes(b"seed: \xff\n")
+    line = refused(capsys, "train", "--config", str(tmp_path / "bad.yaml"))
+    assert "a config file is no UTF-8 text" in line
+
+
 def test_evaluate_takes_what_the_function_takes():
     path, *others = inspect.signature(evaluate).parameters.values()
     assert path.name == "path"

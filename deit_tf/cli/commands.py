@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +104,7 @@ def _predict(arguments: Namespace) -> int | None:
     )
     failed: list[dict] = []
     answers = track(answers, "Predicting", total=len(files), transient=True)
-    found = (one for one in answers if "classes" in one or failed.append(one))
+    found = _without_failed(answers, failed)
 
     if arguments.out:
         _console().print(f"Wrote {write_answers(found, arguments.out)}")
@@ -113,6 +113,15 @@ def _predict(arguments: Namespace) -> int | None:
     else:
         _show_answers([*found])
     return _name_failed(failed, len(files))
+
+
+def _without_failed(answers: Iterable[dict], failed: list[dict]) -> Iterator[dict]:
+    """The answers of files that could be read; those of the others go to `failed`."""
+    for answer in answers:
+        if "error" in answer:
+            failed.append(answer)
+        else:
+            yield answer
 
 
 def _show_answers(answers: list[dict]) -> None:

@@ -62,6 +62,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
             if group in parsed and not isinstance(parsed[group], Namespace):
                 raise ValueError(f"`{group}` is a group of settings. Received: {parsed[group]}")
         return parser.instantiate(parsed)
+    except UnicodeDecodeError as error:
+        refuse(parser.prog, f"a config file is no UTF-8 text: {error}")
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         names = [text[2:] for action in parser._actions for text in action.option_strings]
         refuse(parser.prog, refusal(str(error), names))
