@@ -25,6 +25,7 @@ HELP = ("-h", "--help")
 PIPE_CLOSED = 1
 ERROR = 2
 BY_SIGNAL = 128  # plus its number, as shells have it
+STOPPED = {BY_SIGNAL + signal.SIGINT: "interrupted", BY_SIGNAL + signal.SIGTERM: "terminated"}
 # What our own code raises, with a message for the user. Of other code it may be a bug of ours.
 EXPECTED = (ValueError, ImportError, FloatingPointError)
 LONGEST = 600  # characters of another library's error
@@ -100,13 +101,8 @@ def _run(program: str, command: Command, parsed: Namespace) -> None:
         _start(command, parsed.verbose)
         status = command.run(parsed)
         sys.stdout.flush()
-    except KeyboardInterrupt as stop:
-        print(f"{program}: {str(stop) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(BY_SIGNAL + signal.SIGINT) from stop
-    except SystemExit as stop:
-        if stop.code == BY_SIGNAL + signal.SIGTERM:
-            print(f"{program}: terminated", file=sys.stderr)
-        raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        raise SystemExit(_stop_status(program, stop)) from stop
     except BrokenPipeError as error:  # of `deit-tf models | head -1`, say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED) from error
@@ -117,6 +113,16 @@ def _run(program: str, command: Command, parsed: Namespace) -> None:
         raise SystemExit(ERROR) from error
     if status:
         raise SystemExit(status)
+
+
+def _stop_status(program: str, stop: KeyboardInterrupt | SystemExit) -> int:
+    """The exit status of work that a signal stopped; says so where the work itself did not."""
+    by_ctrl_c = isinstance(stop, KeyboardInterrupt)
+    status = BY_SIGNAL + signal.SIGINT if by_ctrl_c else stop.code
+    is_said = hasattr(stop, "__notes__") or by_ctrl_c and stop.args
+    if status in STOPPED and not is_said:
+        print(f"{program}: {STOPPED[status]}", file=sys.stderr)
+    return status
 
 
 def _start(command: Command, verbose: bool) -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
-from deit_tf.data.folders import IMAGE_SUFFIXES
+from deit_tf.data.folders import IMAGE_SUFFIXES, all_images
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
 from deit_tf.exporting.signatures import has_two_heads
@@ -93,10 +93,10 @@ def find_images(given: Sequence[str]) -> list[str]:
     files = []
     for text in given:
         if Path(text).is_dir():
-            found = _images_below(Path(text))
+            found = all_images(Path(text))
         elif glob.has_magic(text) and not Path(text).exists():
             matches = sorted(map(Path, glob.glob(text, recursive=True)))
-            found = [file for match in matches for file in _images_below(match)]
+            found = [file for match in matches for file in _files_of(match)]
         else:
             found = [text]
         if not found:
@@ -139,6 +139,10 @@ def predict_files(
     return (answer for batch in batches for answer in _predict_batch(opened, batch, top))
 
 
+def _files_of(match: Path) -> list[Path]:
+    return all_images(match) if match.is_dir() else [match]
+
+
 def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict[str, Any]]:
     """The answers of `predict_files` for a few files."""
     answers = [{"image": str(image)} for image in images]
@@ -161,19 +165,6 @@ def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict
             for i in best
         ]
     return answers
-
-
-def _images_below(path: Path) -> list[Path]:
-    """A file itself; of a folder the image files in and below it, without what is hidden."""
-    if not path.is_dir():
-        return [path]
-    found = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return sorted(
-        path / file
-        for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.parts)
-    )
 
 
 def run_above(path: str | Path) -> Path | None:

@@ -26,7 +26,9 @@ class StopRequest:
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        raise SystemExit(128 + signal.SIGTERM)
+        stop = SystemExit(128 + signal.SIGTERM)
+        stop.add_note(message)
+        raise stop
 
 
 @contextmanager
