@@ -187,6 +187,7 @@ def _compare(arguments: Namespace) -> None:
     from deit_tf.evaluation.report import compare
 
     table = compare(arguments.runs)
+    table.box = None
     for column in table.columns:
         column.overflow = "fold"
     _console().print(table)

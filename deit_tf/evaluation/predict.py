@@ -5,6 +5,7 @@ files.
 import glob
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,18 +147,22 @@ def _files_of(match: Path) -> list[Path]:
 def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict[str, Any]]:
     """The answers of `predict_files` for a few files."""
     answers = [{"image": str(image)} for image in images]
-    pixels = []
-    for answer in answers:
+
+    def read(answer: dict[str, Any]) -> np.ndarray | None:
         try:
-            pixels.append(opened.processor.batch([answer["image"]])[0])  # [H, W, 3]
+            return opened.processor.batch([answer["image"]])  # [1, H, W, 3]
         except Exception as error:  # whatever is wrong with one file, the others are answered
             answer["error"] = str(error) or type(error).__name__
+            return None
 
-    read = [answer for answer in answers if "error" not in answer]
-    if not read:
+    with ThreadPoolExecutor() as threads:  # decoding takes as long as a small model
+        pixels = [each for each in threads.map(read, answers) if each is not None]
+    if not pixels:
         return answers
-    logits = opened.predict(np.stack(pixels))["mean"]  # [B, C]
-    for answer, probabilities in zip(read, tf.nn.softmax(np.float64(logits)).numpy(), strict=True):
+
+    logits = opened.predict(np.concatenate(pixels))["mean"]  # [B, C]
+    good = [answer for answer in answers if "error" not in answer]
+    for answer, probabilities in zip(good, tf.nn.softmax(np.float64(logits)).numpy(), strict=True):
         best = np.argsort(-probabilities, kind="stable")[:top]
         names = opened.labels or [str(i) for i in range(len(probabilities))]
         answer["classes"] = [
