@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from deit_tf.config import ModelConfig
-from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens
+from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens, token
 
 CHANNELS = 3
 
@@ -39,10 +39,10 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
             name=f"blocks.{i}",
         )(x)
     x = LayerNorm(epsilon=config.layer_norm_eps, name="norm")(x)
-    logits = _head("head", config)(x[:, 0])  # [B, C]
+    logits = _head("head", config)(token(x, 0))  # [B, C]
     if config.distilled:
         logits = keras.layers.Average(name="logits", dtype="float32")(
-            [logits, _head("head_dist", config)(x[:, 1])]
+            [logits, _head("head_dist", config)(token(x, 1))]
         )
     return keras.Model(image, logits, name=name)
 

@@ -8,7 +8,7 @@ Both models share the layers of the one they are made from. Hugging Face calls t
 import keras
 from keras import ops
 
-from deit_tf.models.layers import Block, Tokens
+from deit_tf.models.layers import Block, Tokens, token
 
 
 def features(model: keras.Model) -> keras.Model:
@@ -29,9 +29,9 @@ def features(model: keras.Model) -> keras.Model:
     """
     tokens, blocks = _trunk(model, "features")
     final = model.get_layer("norm").output  # [B, N, D]
-    outputs = {"tokens": final, "cls": final[:, 0]}
+    outputs = {"tokens": final, "cls": token(final, 0)}
     if tokens.distilled:
-        outputs["dist"] = final[:, 1]
+        outputs["dist"] = token(final, 1)
     outputs["hidden_states"] = ops.stack(
         [tokens.output, *(block.output for block in blocks)], axis=1
     )

@@ -29,7 +29,8 @@ def _column_sums(x):
     """Sums over the rows, [M, U] to [U]; as a product with ones, in under half the time of
     BiasAddGrad.
     """
-    return ops.matmul(ops.ones((1, ops.shape(x)[0]), x.dtype), x)[0]
+    ones = ops.ones((1, ops.shape(x)[0]), x.dtype)
+    return ops.reshape(ops.matmul(ones, x), (-1,))
 
 
 def gelu(x, training: bool):

@@ -149,12 +149,14 @@ class Attention(keras.layers.Layer):
         self.proj.build(shape)
 
     def _queries_keys_values(self, x, training):
-        """Queries, scaled, keys and values of [B, N, D]: [B, h, N, D/h] each."""
+        """Queries, scaled, keys and values of [B, N, D]: [B, h, N, d] each, d = D / h."""
         tokens, width = x.shape[1:]
+        head_dim = width // self.num_heads
         qkv = _project(self.qkv, ops.reshape(x, (-1, width)), training)  # [B N, 3 D]
-        qkv = ops.reshape(qkv, (-1, tokens, 3, self.num_heads, width // self.num_heads))
-        q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
-        return q * (width // self.num_heads) ** -0.5, k, v
+        # Not [B, N, 3, h, d], as the reference has it: mobile GPUs take four axes at most.
+        qkv = ops.reshape(qkv, (-1, tokens, 3 * self.num_heads, head_dim))  # [B, N, 3 h, d]
+        q, k, v = ops.split(ops.transpose(qkv, (0, 2, 1, 3)), 3, axis=1)
+        return q * head_dim**-0.5, k, v
 
     def attend(self, x):
         """Attention weights [B, h, N, N], rows summing to 1, and values [B, h, N, D / h]."""
@@ -361,6 +363,11 @@ class Tokens(keras.layers.Layer):
         return {**super().get_config(), "distilled": self.distilled}
 
 
+def token(x, index: int):
+    """One token of [B, N, D], [B, D]: a slice that keeps its axis, as mobile GPUs take no other."""
+    return ops.reshape(x[:, index : index + 1], (-1, x.shape[-1]))
+
+
 @keras.saving.register_keras_serializable("deit_tf")
 class MaskPatches(keras.layers.Layer):
     """Put one learned token in the place of the masked patches.
@@ -381,7 +388,8 @@ class MaskPatches(keras.layers.Layer):
 
     def call(self, patches, mask):
         token = ops.cast(self.mask_token, patches.dtype)
-        return ops.where(ops.cast(mask, "bool")[..., None], token, patches)
+        hidden = ops.expand_dims(ops.cast(mask, "bool"), -1)  # [B, N, 1]
+        return ops.where(hidden, token, patches)
 
     def compute_output_shape(self, patches_shape, mask_shape=None):
         return patches_shape
@@ -406,10 +414,11 @@ class PixelShuffle(keras.layers.Layer):
 
     def call(self, x):
         rows, columns, depth = x.shape[1:]
-        channels = depth // self.scale**2
-        x = ops.reshape(x, (-1, rows, columns, channels, self.scale, self.scale))
-        x = ops.transpose(x, (0, 1, 4, 2, 5, 3))  # [B, h, scale, w, scale, C]
-        return ops.reshape(x, (-1, rows * self.scale, columns * self.scale, channels))
+        pixels = self.scale**2
+        x = ops.reshape(x, (-1, rows * columns, depth // pixels, pixels))  # [B, h w, C, pixels]
+        x = ops.transpose(x, (0, 1, 3, 2))  # [B, h w, pixels, C]
+        x = ops.reshape(x, (-1, rows, columns, depth))
+        return ops.depth_to_space(x, self.scale, data_format="channels_last")
 
     def compute_output_shape(self, shape):
         return (shape[0], shape[1] * self.scale, shape[2] * self.scale, shape[3] // self.scale**2)

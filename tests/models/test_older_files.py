@@ -1,0 +1,35 @@
+"""`.keras` files of earlier versions load, and give what they gave.
+
+They were made by tests/golden/make_older_files.py.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import deit_tf
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+# The same arithmetic in another order: float32 rounding of outputs of order 0.1.
+TOLERANCE = 1e-6
+
+
+def older():
+    with np.load(GOLDEN / "older_files.npz") as file:
+        return dict(file)
+
+
+def test_a_student_with_slices_that_drop_an_axis():
+    arrays = older()
+    model = keras.saving.load_model(GOLDEN / "older_student.keras")
+    np.testing.assert_allclose(model(arrays["image"]), arrays["logits"], atol=TOLERANCE)
+    both = deit_tf.heads(model)(arrays["image"])
+    np.testing.assert_allclose((both["cls"] + both["dist"]) / 2, arrays["logits"], atol=TOLERANCE)
+
+
+def test_a_masked_model():
+    arrays = older()
+    model = keras.saving.load_model(GOLDEN / "older_masked.keras")
+    inputs = {"image": arrays["image"], "mask": arrays["mask"]}
+    np.testing.assert_allclose(model(inputs), arrays["reconstruction"], atol=TOLERANCE)
