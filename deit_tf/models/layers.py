@@ -112,11 +112,22 @@ class DropPath(keras.layers.Layer):
 class LayerNorm(keras.layers.LayerNormalization):
     """Keras's layer over the last axis, in half its time on CPUs; in float32 at every precision."""
 
+    def build(self, shape):
+        super().build(shape)
+        last = self.axis in ([-1], [len(shape) - 1])
+        if not (last and self.scale and self.center):
+            raise ValueError(
+                "`LayerNorm` scales and shifts the last axis, and takes keras.layers."
+                f"LayerNormalization's place there alone. Received: axis={self.axis}, "
+                f"scale={self.scale}, center={self.center} for shape {tuple(shape)}"
+            )
+
     def call(self, x, training=False):  # [..., D]
         rows = ops.reshape(x, (-1, x.shape[-1]))
         rows = fused.layer_norm(
             rows, _tensor(self.gamma), _tensor(self.beta), self.epsilon, training
         )
+        rows = ops.cast(rows, self.compute_dtype)  # Keras does not cast what comes in here
         return ops.reshape(rows, (-1, *x.shape[1:]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deit_tf
-from deit_tf.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, Tokens
+from deit_tf.models.layers import Block, DropPath
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import VARIANTS, count_parameters
 from deit_tf.zoo import create_regnety
@@ -158,36 +158,6 @@ def test_keras_file_round_trip(tmp_path):
     np.testing.assert_array_equal(
         deit_tf.heads(loaded)(IMAGES)["dist"], deit_tf.heads(model)(IMAGES)["dist"]
     )
-
-
-LAYERS = [
-    (DropPath, dict(rate=0.1), (2, 5, 12)),
-    (Attention, dict(num_heads=3), (2, 5, 12)),
-    (Mlp, dict(hidden_dim=24), (2, 5, 12)),
-    (Block, dict(num_heads=3, mlp_ratio=4.0, drop_path_rate=0.1, layer_norm_eps=1e-6), (2, 5, 12)),
-    (PatchEmbed, dict(patch_size=4, embed_dim=12), (2, 8, 12, 3)),
-    (Tokens, dict(distilled=True), (2, 6, 12)),
-    (Tokens, dict(distilled=False), (2, 6, 12)),
-]
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("layer_class, arguments, shape", LAYERS)
-def test_layer(layer_class, arguments, shape, policy, tmp_path):
-    x = np.random.default_rng(0).normal(size=shape).astype("float32")
-    layer = layer_class(**arguments, dtype=policy)
-    y = layer(x)
-    assert tuple(layer.compute_output_shape(shape)) == tuple(y.shape)
-    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
-    assert all(w.dtype == "float32" for w in layer.weights)
-    again = layer_class.from_config(layer.get_config())
-    again(x)
-    assert again.get_config() == layer.get_config()
-    again.set_weights(layer.get_weights())
-    np.testing.assert_array_equal(again(x), y)
-    model = keras.Sequential([keras.Input(shape[1:]), layer])
-    model.save(tmp_path / "layer.keras")
-    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "layer.keras")(x), y)
 
 
 def test_mixed_bfloat16_stays_close_to_float32():
