@@ -32,7 +32,7 @@ from deit_tf.exporting.litert import latencies, load_tflite, op_counts
 from deit_tf.exporting.quantize import OPS, SIGNATURE, quantize_int8, smooth
 from deit_tf.exporting.reference import float32_twin
 from deit_tf.exporting.tflite import convert, save_fixed_batch
-from deit_tf.models.layers import Block
+from deit_tf.models.parts import blocks
 from deit_tf.runs import load_run
 
 FEW, COVERED = 32, 99.9  # calibration images; percent of the values of an image
@@ -113,7 +113,7 @@ def enlarged(model: keras.Model) -> keras.Model:
     """
     copy, random = keras.models.clone_model(model), np.random.default_rng(0)
     copy.set_weights(model.get_weights())
-    for block in (layer for layer in copy.layers if isinstance(layer, Block)):
+    for block in blocks(copy):
         for norm, dense in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
             scale = np.ones(norm.gamma.shape[0], np.float32)
             scale[random.choice(len(scale), ENLARGED, replace=False)] = FACTOR

@@ -15,9 +15,25 @@ MAX_ASPECT = 100  # long side of a picture over its short side
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CHANNELS = 3  # of an image: red, green, blue
 
 Size = int | tuple[int, int]
 Triple = tuple[float, float, float]
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """`(height, width)` of a size given as one number or as a pair.
+
+    Raises:
+        ValueError: If it is neither, or not 1 to `MAX_SIDE`.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in pair):
+        raise ValueError(
+            f"`image_size` takes a whole number from 1 to {MAX_SIDE} or a pair (height, width) of "
+            f"them. Received: {size!r}"
+        )
+    return pair
 
 
 @dataclass(frozen=True)

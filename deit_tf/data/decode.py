@@ -4,11 +4,9 @@ import functools
 
 import tensorflow as tf
 
-from deit_tf.config import MAX_ASPECT, MAX_PIXELS
+from deit_tf.config import CHANNELS, MAX_ASPECT, MAX_PIXELS
 from deit_tf.data.headers import has_palette, header_pixels
 from deit_tf.data.orientation import exif_orientation, turn
-
-CHANNELS = 3
 
 
 def decode_image(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:

@@ -13,25 +13,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, DataConfig, Size, Triple
+from deit_tf.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataConfig,
+    Size,
+    Triple,
+    height_width,
+)
 from deit_tf.data import processor_formats
 from deit_tf.data.decode import CHANNELS, decode_image
 from deit_tf.data.pictures import pixels_of
-
-
-def height_width(size: Size) -> tuple[int, int]:
-    """`(height, width)` of a size given as one number or as a pair.
-
-    Raises:
-        ValueError: If it is neither, or not 1 to `MAX_SIDE`.
-    """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in pair):
-        raise ValueError(
-            f"`image_size` takes a whole number from 1 to {MAX_SIDE} or a pair (height, width) of "
-            f"them. Received: {size!r}"
-        )
-    return pair
 
 
 def resize(

@@ -21,6 +21,7 @@ from deit_tf.exporting.formats import Export, find_exports
 from deit_tf.exporting.reference import keras_logits
 from deit_tf.losses import masked_l1
 from deit_tf.models import attention_maps, heads
+from deit_tf.models.parts import is_deit
 from deit_tf.runs import RunFolder, load_network, load_run
 from deit_tf.runs.load import SAMPLES
 
@@ -194,7 +195,7 @@ class Findings:
         """Held-out pictures, uint8 [H, W, 3], with the attention rollout of each, [H/P, W/P]; none
         of a convnet.
         """
-        if self.masked or self.held_out is None or not _is_deit(self.run.model):
+        if self.masked or self.held_out is None or not is_deit(self.run.model):
             return []
         samples = self._samples(PICTURES)
         maps = attention_maps(self.run.model)
@@ -281,7 +282,7 @@ class Findings:
     def _voices(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """From normalized images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
         model, teacher = self.run.model, self.teacher
-        both = heads(model) if _is_deit(model) else None
+        both = heads(model) if is_deit(model) else None
         file = RunFolder(self.path).find_model("_ema")
         average = load_network(file) if file else None
 
@@ -306,10 +307,6 @@ def _spread(source: Source, count: int) -> Source:
     return replace(
         source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size)
     )
-
-
-def _is_deit(model: keras.Model) -> bool:
-    return {"tokens", "head"} <= {layer.name for layer in model.layers}
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

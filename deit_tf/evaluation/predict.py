@@ -19,8 +19,8 @@ from deit_tf.data import ImageProcessor
 from deit_tf.data.folders import IMAGE_SUFFIXES, all_images
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
-from deit_tf.exporting.signatures import has_two_heads
 from deit_tf.models import heads
+from deit_tf.models.parts import has_two_heads
 from deit_tf.runs import Run, is_keras, load_run, run_config
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.schema_py_generated import Model
 
 from deit_tf.models.features import features
-from deit_tf.models.layers import Block
+from deit_tf.models.parts import HEADS, blocks, is_deit
 
 # The ops that hold the weights, and nearly all of the arithmetic. Softmax, LayerNorm, GELU and the
 # two products of attention stay in float: in int8 they cost five points of agreement, and time as
@@ -45,7 +45,7 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` lies in [0, 1]. Received: {alpha}")
-    if not _blocks(model) or "head" not in [layer.name for layer in model.layers]:
+    if not is_deit(model):
         return model
 
     copy = keras.models.clone_model(model)
@@ -137,9 +137,9 @@ def activation_ranges(
 def _norms(model: keras.Model) -> list[tuple[keras.Layer, list]]:
     """Each LayerNorm of a DeiT, from input to output, and the kernels [D, U] that read it."""
     pairs = []
-    for block in _blocks(model):
+    for block in blocks(model):
         pairs += [(block.norm1, [block.attn.qkv.kernel]), (block.norm2, [block.mlp.fc1.kernel])]
-    heads = [layer.kernel for layer in model.layers if layer.name in ("head", "head_dist")]
+    heads = [layer.kernel for layer in model.layers if layer.name in HEADS]
     return [*pairs, (model.get_layer("norm"), heads)]
 
 
@@ -159,16 +159,12 @@ def _largest_outputs(model: keras.Model, images: np.ndarray) -> list[np.ndarray]
 def _largest_of_batch(model: keras.Model, hidden) -> list[np.ndarray]:
     """The same of hidden states [B, depth + 1, N, D]."""
     outputs = []
-    for index, block in enumerate(_blocks(model)):
+    for index, block in enumerate(blocks(model)):
         first = block.norm1(hidden[:, index])
         outputs += [first, block.norm2(hidden[:, index] + block.attn(first))]
-    tokens = sum(layer.name in ("head", "head_dist") for layer in model.layers)
+    tokens = sum(layer.name in HEADS for layer in model.layers)
     outputs.append(model.get_layer("norm")(hidden[:, -1])[:, :tokens])
     return [np.abs(np.asarray(output)).max(axis=(0, 1)) for output in outputs]
-
-
-def _blocks(model: keras.Model) -> list[Block]:
-    return [layer for layer in model.layers if isinstance(layer, Block)]
 
 
 def _constants(content: bytes) -> set[str]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.models.deit import heads
 from deit_tf.models.features import attention_maps
+from deit_tf.models.parts import has_two_heads
 
 BYTES, IMAGES, HEADS, ROLLOUT = "serving_default", "images", "heads", "rollout"
 
@@ -64,10 +65,6 @@ def rollout_model(model: keras.Model) -> keras.Model:
     maps = attention_maps(model)
     return keras.Model(maps.input, maps.output["rollout"])
 
-
-def has_two_heads(model: keras.Model) -> bool:
-    """Whether `model` is a DeiT with a class head and a distillation head."""
-    return {"head", "head_dist"} <= {layer.name for layer in model.layers}
 
 
 def _network(model: keras.Model, xla: bool) -> Callable:

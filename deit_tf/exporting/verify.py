@@ -18,11 +18,11 @@ from deit_tf.exporting.signatures import (
     HEADS,
     IMAGES,
     ROLLOUT,
-    has_two_heads,
     rollout_model,
 )
 from deit_tf.files import CLASS_NAMES_FILE
 from deit_tf.models.deit import heads
+from deit_tf.models.parts import has_two_heads
 
 # What a checkpoint holds beside the weights; measured at about 90 bytes a variable.
 INDEX_BYTES, INDEX_BYTES_PER_VARIABLE = 4096, 256

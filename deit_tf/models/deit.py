@@ -5,10 +5,8 @@ models.py).
 import keras
 import numpy as np
 
-from deit_tf.config import ModelConfig
+from deit_tf.config import CHANNELS, ModelConfig, height_width
 from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens, token
-
-CHANNELS = 3
 
 
 def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
@@ -78,19 +76,18 @@ def _head(name: str, config: ModelConfig) -> keras.layers.Layer:
 def _check(config: ModelConfig) -> tuple[int, int]:
     """Refuse a config that makes no model; returns height and width in pixels."""
     size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_width(size)
     for field in ("patch_size", "embed_dim", "depth", "num_heads", "num_classes"):
         if getattr(config, field) < 1:
             raise ValueError(
                 f"`{field}` must be positive. Received: {field}={getattr(config, field)}"
             )
     patch = config.patch_size
-    if min(height, width) < 1 or height % patch or width % patch:
+    if height % patch or width % patch:
         nearest = tuple(max(1, round(side / patch)) * patch for side in (height, width))
         raise ValueError(
-            f"`image_size` must be positive and a multiple of patch_size={patch} on "
-            f"both sides. Received: image_size={size}; the nearest that fits is "
-            f"{nearest}."
+            f"`image_size` must be a multiple of patch_size={patch} on both sides. Received: "
+            f"image_size={size}; the nearest that fits is {nearest}."
         )
     if config.embed_dim % config.num_heads:
         raise ValueError(

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from deit_tf.models.layers import Block, Tokens, token
+from deit_tf.models.parts import blocks, is_deit
 
 
 def features(model: keras.Model) -> keras.Model:
@@ -27,13 +28,13 @@ def features(model: keras.Model) -> keras.Model:
         ValueError: If `model` is no DeiT classifier.
     Differs: Hugging Face gives the hidden states as a tuple; here they are stacked, for SavedModel.
     """
-    tokens, blocks = _trunk(model, "features")
+    tokens = _tokens(model, "features")
     final = model.get_layer("norm").output  # [B, N, D]
     outputs = {"tokens": final, "cls": token(final, 0)}
     if tokens.distilled:
         outputs["dist"] = token(final, 1)
     outputs["hidden_states"] = ops.stack(
-        [tokens.output, *(block.output for block in blocks)], axis=1
+        [tokens.output, *(block.output for block in blocks(model))], axis=1
     )
     return keras.Model(model.input, outputs, name=f"{model.name}_features")
 
@@ -51,12 +52,11 @@ def attention_maps(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If `model` is no DeiT classifier.
     """
-    tokens, blocks = _trunk(model, "attention_maps")
-    inputs = [tokens.output, *(block.output for block in blocks[:-1])]
-    maps = [
-        AttentionWeights(block, name=f"{block.name}.weights")(x)
-        for block, x in zip(blocks, inputs, strict=True)
-    ]
+    tokens = _tokens(model, "attention_maps")
+    x, maps = tokens.output, []
+    for block in blocks(model):
+        maps.append(AttentionWeights(block, name=f"{block.name}.weights")(x))  # [B, h, N, N]
+        x = block.output
     height, width = model.get_layer("patch_embed").grid(model.input_shape)
     outputs = {
         "attentions": ops.stack(maps, axis=1),
@@ -108,12 +108,11 @@ class AttentionWeights(keras.layers.Layer):
         return (shape[0], self.block.num_heads, shape[1], shape[1])
 
 
-def _trunk(model: keras.Model, function: str) -> tuple[Tokens, list[Block]]:
-    layers = {layer.name: layer for layer in model.layers}
-    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
-    if "head" not in layers or not isinstance(layers.get("tokens"), Tokens) or not blocks:
+def _tokens(model: keras.Model, function: str) -> Tokens:
+    """The layer that puts the tokens together; refuses what is no DeiT classifier."""
+    if not is_deit(model):
         raise ValueError(
             f"`{function}` takes a DeiT classifier as build_deit makes it; of a masked model, "
             f"load the trunk into one (deit_tf.load_trunk). Received: {model.name}"
         )
-    return layers["tokens"], blocks
+    return model.get_layer("tokens")

@@ -9,9 +9,10 @@ import keras
 from keras import ops
 
 from deit_tf import losses
-from deit_tf.config import ModelConfig
-from deit_tf.models.deit import CHANNELS, build_deit
-from deit_tf.models.layers import LINEAR_STD, Block, MaskPatches, PixelShuffle
+from deit_tf.config import CHANNELS, ModelConfig
+from deit_tf.models.deit import build_deit
+from deit_tf.models.layers import LINEAR_STD, MaskPatches, PixelShuffle
+from deit_tf.models.parts import blocks
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -71,7 +72,7 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
     # replicas.
     mask = keras.Input((rows * columns,), name="mask")
     x = tokens(MaskPatches(name="mask_patches")(patch_embed(image), mask))  # [B, N + 2, D]
-    for block in (layer for layer in trunk.layers if isinstance(layer, Block)):
+    for block in blocks(trunk):
         x = block(x)
     x = trunk.get_layer("norm")(x)[:, tokens.prefix :]  # [B, N, D]
     x = ops.reshape(x, (-1, rows, columns, patch_embed.embed_dim))

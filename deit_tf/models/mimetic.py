@@ -8,7 +8,7 @@ For training from scratch on small data, or for few epochs: https://arxiv.org/ab
 import keras
 import numpy as np
 
-from deit_tf.models.layers import Block
+from deit_tf.models.parts import blocks, image_size
 
 # Z is a random matrix, I the identity: queries times keys of a head, and values times projection.
 ATTENTION = (0.7, 0.7)  # 0.7 Z + 0.7 I: a token looks at tokens like itself
@@ -27,15 +27,13 @@ def mimetic_init(model: keras.Model, seed: int = 0) -> None:
         ValueError: If the width is no multiple of 4, which sinusoids of two axes need.
     """
     random = np.random.default_rng(seed)
-    for block in (layer for layer in model.layers if isinstance(layer, Block)):
+    for block in blocks(model):
         queries, keys = _queries_and_keys(random, block.attn.proj.units, block.attn.num_heads)
         values, projection = _factors(random, block.attn.proj.units, *VALUES)
         block.attn.qkv.kernel.assign(np.concatenate([queries, keys, values], axis=1))
         block.attn.proj.kernel.assign(projection.T)
     patch = model.get_layer("patch_embed").patch_size
-    height, width = next(
-        image.shape[1:3] for image in model.inputs if len(image.shape) == 4
-    )  # a mask is no image
+    height, width = image_size(model)
     position = model.get_layer("tokens").pos_embed  # [1, tokens + N, D]
     waves = sinusoids(height // patch, width // patch, position.shape[-1])
     tokens = position.shape[1] - len(waves)

@@ -7,9 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from deit_tf.config import Size
+from deit_tf.config import CHANNELS, Size, height_width
 
-CHANNELS = 3
 STEM_WIDTH = 32
 QUANTUM = 8  # widths are multiples of it
 SE_RATIO = 0.25
@@ -54,8 +53,7 @@ def build_regnety(
         image_size: Height and width in pixels, or one number for a square.
         name: Name of the Keras model.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    image = keras.Input((height, width, CHANNELS), name="image")
+    image = keras.Input((*height_width(image_size), CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, STEM_WIDTH, 3, "stem", stride=2))
     for stage, (channels, blocks, group) in enumerate(
         _stages(depth, w0, wa, wm, group_width), start=1

@@ -7,9 +7,8 @@ import difflib
 import keras
 from keras import layers
 
-from deit_tf.config import Size
+from deit_tf.config import CHANNELS, Size, height_width
 
-CHANNELS = 3
 WIDTHS = (16, 32, 64)  # of the three stages
 
 # name: blocks per stage; the paper's table 6
@@ -37,8 +36,7 @@ def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) ->
         raise ValueError(
             f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
         )
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    image = keras.Input((height, width, CHANNELS), name="image")
+    image = keras.Input((*height_width(image_size), CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, WIDTHS[0], 3, 1))
     for stage, channels in enumerate(WIDTHS):
         for block in range(RESNET[name]):

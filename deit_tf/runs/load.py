@@ -14,6 +14,7 @@ from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, open_sources, sample
 from deit_tf.data.folders import SplitRule
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
+from deit_tf.models.parts import image_size
 from deit_tf.runs.folder import RunFolder, run_config
 from deit_tf.weights.files import HUB, load_keras
 from deit_tf.zoo import restore_model
@@ -85,8 +86,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     model, folder = load_keras(file), file.parent
     config = run_config(folder)
 
-    # A masked model has its mask as a second input.
-    declared = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    declared = image_size(model)
     size = declared if all(declared) else ANY_SIZE
     processor = ImageProcessor.from_config(config.data, size) if config else ImageProcessor(size)
 

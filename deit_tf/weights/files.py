@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
 from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
-from deit_tf.weights.names import Layout, State, describe, load_reference, to_reference
+from deit_tf.weights.names import Layout, State, describe, input_size, load_reference, to_reference
 
 log = logging.getLogger(__name__)
 
@@ -329,9 +329,7 @@ def _read_keras(path: Path) -> tuple[Tensors, Facts]:
     facts = Facts(
         source=str(path),
         layer_norm_eps=block.get("layer_norm_eps"),
-        image_size=next(
-            tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4
-        ),  # one input is a mask
+        image_size=input_size(model),
         num_heads=block.get("num_heads"),
         architecture=model.name,
         labels=read_class_names(labels) if labels.is_file() else None,

@@ -333,10 +333,15 @@ def _fit_pos_embed(
     )
 
 
+def input_size(model: keras.Model) -> tuple[int, int]:
+    """Height and width of a model's images; a masked model has its mask as a second input."""
+    return next(tuple(each.shape[1:3]) for each in model.inputs if len(each.shape) == 4)
+
+
 def _grid(model: keras.Model, names: Mapping[str, keras.Variable]) -> tuple[int, int]:
-    """Rows and columns of patches; a masked model has its mask as a second input."""
+    """Rows and columns of patches."""
     patch = names["patch_embed.proj.weight"].shape[0]
-    height, width = next(tensor.shape[1:3] for tensor in model.inputs if len(tensor.shape) == 4)
+    height, width = input_size(model)
     return height // patch, width // patch
 
 

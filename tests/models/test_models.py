@@ -9,6 +9,7 @@ import pytest
 
 import deit_tf
 from deit_tf.models.layers import Block, DropPath
+from deit_tf.models.parts import blocks
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import VARIANTS, count_parameters
 from deit_tf.zoo import create_regnety
@@ -47,7 +48,7 @@ def test_parameters_are_counted_without_building(config):
 
 
 def rates(model):
-    return [block.drop_path_rate for block in model.layers if isinstance(block, Block)]
+    return [block.drop_path_rate for block in blocks(model)]
 
 
 def test_drop_path_rises_linearly():

@@ -1,0 +1,31 @@
+"""The parts of a model, found by what they are: blocks, heads, the image among the inputs."""
+
+import keras
+
+from deit_tf.models.layers import Block, Tokens
+
+HEADS = ("head", "head_dist")  # timm's names: of the class token, of the distillation token
+
+
+def blocks(model: keras.Model) -> list[Block]:
+    """The transformer blocks of a model, from input to output; of a convnet, none."""
+    return [layer for layer in model.layers if isinstance(layer, Block)]
+
+
+def is_deit(model: keras.Model) -> bool:
+    """Whether `model` is a DeiT classifier, as build_deit makes it; a masked model is none."""
+    layers = {layer.name: layer for layer in model.layers}
+    return "head" in layers and isinstance(layers.get("tokens"), Tokens) and bool(blocks(model))
+
+
+def has_two_heads(model: keras.Model) -> bool:
+    """Whether `model` is a DeiT with a class head and a distillation head."""
+    return set(HEADS) <= {layer.name for layer in model.layers}
+
+
+def image_size(model: keras.Model) -> tuple[int | None, int | None]:
+    """Height and width of a model's images in pixels, None where it takes any.
+
+    The image is the input of four axes; the mask of a masked model has two.
+    """
+    return next(tuple(each.shape[1:3]) for each in model.inputs if len(each.shape) == 4)
