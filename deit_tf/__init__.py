@@ -12,6 +12,7 @@ from pathlib import Path
 _PLACES = {
     "Distiller": "deit_tf.distillation.distiller",
     "ImageProcessor": "deit_tf.data.preprocess",
+    "MaskedTrainer": "deit_tf.training.trainer",
     "ModelConfig": "deit_tf.config",
     "Teacher": "deit_tf.distillation.teacher",
     "attention_maps": "deit_tf.models.features",

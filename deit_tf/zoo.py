@@ -84,7 +84,7 @@ def create_masked_model(name: str, **overrides) -> keras.Model:
         name: One of `list_models()`.
         **overrides: As of `create_model`, such as `image_size` or `drop_path_rate`.
     Returns:
-        What `build_masked` returns.
+        What `build_masked` returns; `deit_tf.MaskedTrainer` trains it.
     """
     return build_masked_on(create_model(name, num_classes=1, **overrides), f"{name}_masked")
 

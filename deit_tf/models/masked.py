@@ -8,7 +8,6 @@ from dataclasses import replace
 import keras
 from keras import ops
 
-from deit_tf import losses
 from deit_tf.config import CHANNELS, ModelConfig
 from deit_tf.models.deit import build_deit
 from deit_tf.models.layers import LINEAR_STD, MaskPatches, PixelShuffle
@@ -16,29 +15,13 @@ from deit_tf.models.parts import blocks
 
 
 @keras.saving.register_keras_serializable("deit_tf")
-class MaskedLoss(keras.losses.Loss):
-    """`losses.masked_l1` of `{"image", "mask"}` and a reconstruction, as a share of the replicas'
-    sum.
-    """
+class MaskedImageModel:
+    """What older `.keras` files call a masked model, which is an ordinary functional model."""
 
-    def call(self, y_true, y_pred):
-        """The loss of a batch, [1]: Keras divides by the number of replicas only what it has to
-        reduce.
-        """
-        return losses.masked_l1(y_true["image"], y_pred, y_true["mask"])[None]
-
-
-@keras.saving.register_keras_serializable("deit_tf")
-class MaskedImageModel(keras.Model):
-    """A functional model from `{"image", "mask"}` to a reconstruction; `fit` needs an optimizer and
-    no loss.
-
-    A data set for `fit` gives the inputs alone: the image is its own target.
-    """
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """L1 on the masked pixels."""
-        return MaskedLoss()(x, y_pred)
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model that such a file describes."""
+        return keras.Model.from_config(config, custom_objects)
 
 
 def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
@@ -49,7 +32,8 @@ def build_masked(config: ModelConfig, name: str = "deit_masked") -> keras.Model:
         name: Name of the Keras model.
     Returns:
         A model from `image`, float32 [B, H, W, 3], normalized, and `mask`, [B, H/P * W/P], 1 or
-        true where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3].
+        true where a patch is hidden, row by row, to the reconstruction float32 [B, H, W, 3];
+        `deit_tf.MaskedTrainer` trains it.
     Raises:
         ValueError: As `build_deit`.
     """
@@ -78,7 +62,7 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
     x = ops.reshape(x, (-1, rows, columns, patch_embed.embed_dim))
     x = _decoder(patch_embed.patch_size)(x)  # [B, H/P, W/P, 3 P P]
     reconstruction = PixelShuffle(patch_embed.patch_size, dtype="float32", name="decoder.1")(x)
-    return MaskedImageModel({"image": image, "mask": mask}, reconstruction, name=name)
+    return keras.Model({"image": image, "mask": mask}, reconstruction, name=name)
 
 
 def _decoder(patch_size: int) -> keras.layers.Layer:

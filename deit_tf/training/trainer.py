@@ -334,6 +334,11 @@ class LabelTrainer(Trainer):
 class MaskedTrainer(Trainer):
     """Masked image modeling (SimMIM): an L1 loss on the hidden pixels.
 
+        trainer = deit_tf.MaskedTrainer(deit_tf.create_masked_model("deit_tiny_patch16_224"))
+        trainer.compile(keras.optimizers.AdamW(1e-3))
+        trainer.fit(batches)
+        trainer.network.save("masked.keras")
+
     Args:
         network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; all
             masks hide equally many patches, so that parts of a batch weigh the same.
