@@ -76,12 +76,16 @@ def masked_l1(images, reconstruction, mask):
     return ops.sum(error) / (ops.sum(hidden) + 1e-5) / images.shape[-1]
 
 
-def masked_l1_of_each(images, reconstruction, mask):
-    """`masked_l1` of each image by itself, [B]; its mean is `masked_l1` where all masks hide
-    equally much.
+def masked_l1_of_each(images, reconstruction, mask, weight=None):
+    """Each image's part of `masked_l1`, [B], whose mean `masked_l1` is: an image counts by what it
+    hides. With a weight of each image, [B], it is their weighted mean.
     """
-    error, hidden = _masked_error(images, reconstruction, mask)
-    return ops.sum(error, axis=(1, 2)) / (ops.sum(hidden, axis=(1, 2)) + 1e-5) / images.shape[-1]
+    error, hidden = (
+        ops.sum(each, axis=(1, 2)) for each in _masked_error(images, reconstruction, mask)
+    )  # [B]
+    weight = ops.ones_like(hidden) if weight is None else ops.cast(weight, hidden.dtype)
+    mean_hidden = (ops.sum(hidden * weight) + 1e-5) / ops.sum(weight)
+    return error / mean_hidden / images.shape[-1]
 
 
 def _masked_error(images, reconstruction, mask):

@@ -15,7 +15,7 @@ from deit_tf.models.parts import blocks
 
 
 @keras.saving.register_keras_serializable("deit_tf")
-class MaskedImageModel:
+class MaskedImageModel(keras.Model):
     """What older `.keras` files call a masked model, which is an ordinary functional model."""
 
     @classmethod

@@ -340,8 +340,9 @@ class MaskedTrainer(Trainer):
         trainer.network.save("masked.keras")
 
     Args:
-        network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; all
-            masks hide equally many patches, so that parts of a batch weigh the same.
+        network: From `create_masked_model`. A batch is what it takes, `{"image", "mask"}`; where
+            it is divided, into micro-batches or over replicas, all masks hide equally many patches,
+            so that the parts weigh the same.
     """
 
     def __init__(self, network: keras.Model, **kwargs):
@@ -350,10 +351,8 @@ class MaskedTrainer(Trainer):
     def batch_result(self, data, training):
         batch, _, weight = keras.utils.unpack_x_y_sample_weight(data)
         reconstruction = self.network(batch, training=training)
-        return BatchResult(
-            {"loss": losses.masked_l1_of_each(batch["image"], reconstruction, batch["mask"])},
-            weight,
-        )
+        loss = losses.masked_l1_of_each(batch["image"], reconstruction, batch["mask"], weight)
+        return BatchResult({"loss": loss}, weight)
 
     def with_network(self, network):
         return MaskedTrainer(network)

@@ -1,6 +1,12 @@
 """Gradients by hand against TensorFlow's own, at both precisions, and what the graph rewriter makes
 of a block."""
 
+import json
+import os
+import platform
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -100,28 +106,51 @@ def test_gelu_outside_of_training_is_the_exact_one():
 
 
 def kernels_of(block, tokens):
-    """Names of the kernels, with what is fused into them, that TensorFlow runs a block with."""
+    """The kernels that TensorFlow runs a block with, each with what is fused into it, and what
+    they give."""
     signature = [tf.TensorSpec((None, *tokens.shape[1:]))]
     context.context().enable_graph_collection()
     try:
-        tf.function(lambda x: block(x, training=False), signature, autograph=False)(tokens)
+        run = tf.function(lambda x: block(x, training=False), signature, autograph=False)
+        result = run(tokens)
         graphs = context.context().export_run_metadata().function_graphs
     finally:
         context.context().disable_graph_collection()
     nodes = [node for graph in graphs for node in graph.post_optimization_graph.node]
-    return [(node.op, *(name.decode() for name in node.attr["fused_ops"].list.s)) for node in nodes]
+    named = [[node.op, *map(bytes.decode, node.attr["fused_ops"].list.s)] for node in nodes]
+    return named, result
 
 
-def test_products_take_their_bias_and_gelu_along():
+def kernels_of_a_block():
+    """The kernels, after a check of what they compute."""
     block = Block(num_heads=2, mlp_ratio=4.0, drop_path_rate=0.0, layer_norm_eps=1e-6)
     tokens = normal(2, 9, WIDTH)
-    block(tokens)
-    kernels = kernels_of(block, tokens)
-    if not any(kernel.startswith("_FusedMatMul") for kernel, *_ in kernels):
-        pytest.skip("this build of TensorFlow fuses no matrix products")
-    assert kernels.count(("_FusedMatMul", "BiasAdd")) == 3  # qkv, proj, fc2
-    assert kernels.count(("_FusedMatMul", "BiasAdd", "GeluExact")) == 1  # fc1
-    assert "Erf" not in {kernel for kernel, *_ in kernels}
+    expected = block(tokens)
+    kernels, result = kernels_of(block, tokens)
+    np.testing.assert_allclose(result, expected, atol=1e-5)  # the same products, fused or not
+    return kernels
+
+
+def test_products_take_their_bias_along():
+    """On every CPU, whatever else its kernels can do."""
+    fused_with_bias = [k for k in kernels_of_a_block() if k[:2] == ["_FusedMatMul", "BiasAdd"]]
+    assert len(fused_with_bias) == 4  # qkv, proj, fc1, fc2
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN for x86-64")
+def test_onednn_takes_gelu_along():
+    """TensorFlow chooses oneDNN by itself only on CPUs of a kind, and then once per process."""
+    answer = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
+    )
+    kernels = json.loads(answer.stdout.splitlines()[-1])
+    assert kernels.count(["_FusedMatMul", "BiasAdd"]) == 3  # qkv, proj, fc2
+    assert kernels.count(["_FusedMatMul", "BiasAdd", "GeluExact"]) == 1  # fc1
+    assert ["Erf"] not in kernels
 
 
 def test_a_quantized_layer_keeps_its_own_arithmetic():
@@ -132,3 +161,7 @@ def test_a_quantized_layer_keeps_its_own_arithmetic():
         layer.quantize("int8")
     difference = np.abs(keras.ops.convert_to_numpy(block(tokens)) - before).max()
     assert 0 < difference < 0.05 * np.abs(before).max()  # int8: 1 / 127 per weight and activation
+
+
+if __name__ == "__main__":
+    json.dump(kernels_of_a_block(), sys.stdout)
