@@ -1,9 +1,10 @@
 """Contenders of a benchmark in processes of their own, taking turns: who they are, how they run,
 what is shown.
 
-Peers live in environments of their own (requirements-peers.txt), each named by an option or a
-variable: DEIT_TF_TORCH_PYTHON for timm and transformers, DEIT_TF_KERAS_HUB_PYTHON for keras-hub;
-else this interpreter is tried.
+Peers live in two environments of their own, each named by an option or a variable:
+requirements-peers-torch.txt and DEIT_TF_TORCH_PYTHON for timm and transformers,
+requirements-peers-keras.txt and DEIT_TF_KERAS_HUB_PYTHON for keras-hub; else this interpreter is
+tried.
 """
 
 import argparse
