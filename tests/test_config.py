@@ -1,16 +1,20 @@
 """Every file in configs/ is a run that can start; recipes fill what a config leaves open."""
 
+import re
 import time
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
-from deit_tf.config import RECIPES, AugmentConfig, StudentConfig, TrainConfig
+from deit_tf.config import RECIPES, AugmentConfig, DistillConfig, StudentConfig, TrainConfig
+from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.models import VARIANTS
 from deit_tf.runs import read_config, write_config
 from deit_tf.training.optim import scaled_lr
+from deit_tf.training.replicas import check_batch
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -29,10 +33,50 @@ def test_config_file(path, tmp_path):
     assert read_config(tmp_path / "config.yaml") == config
 
 
+def restated(given, default, prefix=""):
+    """Settings of a config file that are the default anyway."""
+    for key, value in given.items():
+        before = getattr(default, key)
+        if is_dataclass(before):
+            yield from restated(value, before, f"{prefix}{key}.")
+        elif value == (list(before) if isinstance(before, tuple) else before):
+            yield f"{prefix}{key}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_says_only_what_differs(path):
+    # what is trained on what stands in each, to be seen
+    found = {*restated(yaml.safe_load(path.read_text()), TrainConfig())}
+    assert found <= {"model.name", "data.source"}
+
+
+def devices_and_parts(path, config):
+    """Devices and micro-batches of the commands in the head comment of a config."""
+    head = path.read_text().split("\n\n")[0]
+    yield 1, config.micro_batches
+    for parts in re.findall(r"on eight GPUs add --micro_batches (\d+)", head):
+        yield 8, int(parts)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_device_never_works_off_more_than_64_images_at_a_time(path):
+    # DeiT-B takes 8 GB for 64 images of 224 pixels in bfloat16, by docs/scale.md
+    config = read_config(path)
+    commands = list(devices_and_parts(path, config))
+    assert config.data.batch_size <= 64 or len(commands) == 2, "a command for one GPU and for eight"
+    for devices, parts in commands:
+        check_batch(config.data.batch_size, devices, parts)
+        assert config.data.batch_size // (devices * parts) <= 64
+
+
 def test_papers_rows_are_there():
     names = {path.stem for path in CONFIGS}
     for size in ("tiny", "small", "base"):
         assert {f"deit_{size}", f"deit_{size}_distilled"} <= names
+
+
+def test_the_kinds_of_distillation_can_be_set():
+    assert set(get_args(get_type_hints(DistillConfig)["kind"])) == {*KINDS, NONE}
 
 
 def test_recipes_say_everything():
