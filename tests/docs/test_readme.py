@@ -1,27 +1,47 @@
-"""The README's script runs as it stands, and what the README names is there."""
+"""The README is a front door: it is short, and its script prints what it says."""
 
 import re
+import runpy
 from pathlib import Path
 
 import keras
+import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+NUMBER = r"\d+(?:\.\d+)?"
+# Another CPU rounds otherwise, which after 528 steps is as much as another seed: seeds 0 and 1 gave
+# students of 0.85 and 0.89. A student that learned nothing would have 0.1.
+TOLERANCE = 0.1
 
 
-def test_the_script_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    script = re.findall(r"```python\n(.*?)```", README, re.S)[0]
-    exec(compile(script, "README.md", "exec"), {})
-    assert keras.saving.load_model(tmp_path / "student.keras").output_shape == (None, 10)
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the script prints, run as a file in a folder of its own."""
+    folder = tmp_path_factory.mktemp("readme")
+    script = folder / "script.py"
+    script.write_text(re.search(r"```python\n(.*?)```", README, re.S)[1])
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.chdir(folder)
+        patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
+        runpy.run_path(str(script))
+    return "\n".join(lines), folder
 
 
-def test_links_and_files_exist():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    named = re.findall(r"(?:configs|export|benchmarks)/[\w./]+\.(?:yaml|py|md)", README)
-    assert links and named
-    assert [name for name in links + named if not (ROOT / name).exists()] == []
+def test_the_script_prints_what_the_page_says(printed):
+    text, _ = printed
+    promised = re.search(r"```text\n(.*?)\n```", README, re.S)[1]
+    assert re.sub(NUMBER, "N", text) == re.sub(NUMBER, "N", promised)
+    found, expected = (list(map(float, re.findall(NUMBER, each))) for each in (text, promised))
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_the_script_saves_a_student(printed):
+    _, folder = printed
+    assert keras.saving.load_model(folder / "student.keras").output_shape == (None, 10)
 
 
 def test_it_is_short():
-    assert len(README.splitlines()) < 250
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 900
