@@ -14,8 +14,8 @@ demo: $(READY)
 	$(BIN)/deit-tf train-teacher $(DEMO) --out runs/demo/teacher; \
 	$(BIN)/deit-tf train $(DEMO) --out runs/demo/undistilled --distill.kind none; \
 	$(BIN)/deit-tf train $(DEMO) --out runs/demo/distilled; \
-	$(BIN)/python export/to_saved_model.py runs/demo/distilled --out runs/demo/export; \
-	$(BIN)/python export/to_tflite.py runs/demo/distilled --out runs/demo/export/student.tflite; \
+	$(BIN)/deit-tf export saved-model runs/demo/distilled --out runs/demo/export; \
+	$(BIN)/deit-tf export tflite runs/demo/distilled --out runs/demo/export/student.tflite; \
 	$(BIN)/deit-tf compare runs/demo/teacher runs/demo/undistilled runs/demo/distilled; \
 	$(BIN)/deit-tf report runs/demo/distilled --exports runs/demo/export; \
 	echo "Student: runs/demo/distilled/student.keras   Exports: runs/demo/export   $$(($$(date +%s) - start)) s"

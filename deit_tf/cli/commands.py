@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from deit_tf.cli import parsers
+from deit_tf.cli import exports, parsers
+from deit_tf.cli.console import console
 from deit_tf.cli.refusals import printable
 from deit_tf.config import TrainConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or folded
 SOME_FAILED = 1  # exit status
 
 
@@ -42,14 +41,14 @@ def _train(arguments: Namespace) -> None:
     from deit_tf.train import train
 
     run = train(_config(arguments), arguments.overwrite, arguments.accept_changes)
-    _console().print(f"Run: {run}")
+    console().print(f"Run: {run}")
 
 
 def _train_teacher(arguments: Namespace) -> None:
     from deit_tf.train import train_teacher
 
     run = train_teacher(_config(arguments), arguments.overwrite, arguments.accept_changes)
-    _console().print(f"Run: {run}")
+    console().print(f"Run: {run}")
 
 
 def _label(arguments: Namespace) -> None:
@@ -58,14 +57,14 @@ def _label(arguments: Namespace) -> None:
     config = _config({**vars(arguments), "epochs": arguments.epochs[1]})
     folder = config.distill.labels or Path(config.out, "labels")
     made = make_labels(config, folder, range(*arguments.epochs), arguments.shard)
-    _console().print(f"Labels: {made}")
+    console().print(f"Labels: {made}")
 
 
 def _preview(arguments: Namespace) -> None:
     from deit_tf.evaluation.preview import preview
 
     sheet = preview(_config(arguments), arguments.file, arguments.images, arguments.columns)
-    _console().print(f"Wrote {sheet}")
+    console().print(f"Wrote {sheet}")
 
 
 def _evaluate(arguments: Namespace) -> None:
@@ -82,7 +81,7 @@ def _evaluate(arguments: Namespace) -> None:
         share = name.startswith("top")
         shown = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
         table.add_row(name, shown)
-    _console().print(table)
+    console().print(table)
 
 
 def _predict(arguments: Namespace) -> int | None:
@@ -107,7 +106,7 @@ def _predict(arguments: Namespace) -> int | None:
     found = _without_failed(answers, failed)
 
     if arguments.out:
-        _console().print(f"Wrote {write_answers(found, arguments.out)}")
+        console().print(f"Wrote {write_answers(found, arguments.out)}")
     elif arguments.json:
         print(json.dumps([*found]))
     else:
@@ -132,7 +131,7 @@ def _show_answers(answers: list[dict]) -> None:
             share = f"{100 * found['probability']:.2f} %"
             table.add_row(image, printable(found["label"]), share)
     if answers:
-        _console().print(table)
+        console().print(table)
 
 
 def _name_failed(failed: list[dict], count: int) -> int | None:
@@ -160,7 +159,7 @@ def _convert(arguments: Namespace) -> None:
         labels=run.labels,
         preprocessing=preprocessing,
     )
-    _console().print(f"Written: {out}")
+    console().print(f"Written: {out}")
 
 
 def _models(arguments: Namespace) -> None:
@@ -180,7 +179,7 @@ def _models(arguments: Namespace) -> None:
         )
         distilled = "yes" if config.distilled else "no"
         table.add_row(name, *map(str, numbers), distilled, f"{count_parameters(config):,}")
-    _console().print(table)
+    console().print(table)
 
 
 def _compare(arguments: Namespace) -> None:
@@ -190,26 +189,18 @@ def _compare(arguments: Namespace) -> None:
     table.box = None
     for column in table.columns:
         column.overflow = "fold"
-    _console().print(table)
+    console().print(table)
 
 
 def _report(arguments: Namespace) -> None:
     from deit_tf.evaluation.report import write_report
 
     page = write_report(arguments.run, arguments.out, arguments.exports)
-    _console().print(f"Report: {page}")
+    console().print(f"Report: {page}")
 
 
 def _config(arguments: Namespace | dict) -> TrainConfig:
     return TrainConfig(**{field: arguments[field] for field in TrainConfig.__dataclass_fields__})
-
-
-def _console() -> "Console":
-    """Where results go. What it prints is text and no markup, whatever brackets a name has."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(width=width, markup=False, emoji=False)
 
 
 def _table(*columns: str, gap: int = 2) -> "Table":
@@ -249,4 +240,19 @@ COMMANDS = {
         "print the figures of runs side by side", parsers.comparison_parser, _compare
     ),
     "report": Command("write a page about a run, as one HTML file", parsers.report_parser, _report),
+    "export saved-model": Command(
+        "write a SavedModel for TensorFlow Serving, checked against Keras",
+        exports.saved_model_parser,
+        exports.export_saved_model,
+    ),
+    "export tflite": Command(
+        "write .tflite files for phones, each run and checked against Keras",
+        exports.tflite_parser,
+        exports.export_tflite,
+    ),
+    "export check": Command(
+        "compare exports and a server with Keras, on the same pictures",
+        exports.check_parser,
+        exports.check,
+    ),
 }

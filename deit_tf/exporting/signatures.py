@@ -66,7 +66,6 @@ def rollout_model(model: keras.Model) -> keras.Model:
     return keras.Model(maps.input, maps.output["rollout"])
 
 
-
 def _network(model: keras.Model, xla: bool) -> Callable:
     """`model` in inference, from images to what it gives; XLA takes no strings, so that decoding
     stays outside.

@@ -1,0 +1,17 @@
+"""Where the results of a command go: text and no markup, whatever brackets a name has."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or folded
+
+
+def console() -> "Console":
+    """Where results go. What it prints is text and no markup, whatever brackets a name has."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(width=width, markup=False, emoji=False)
