@@ -129,12 +129,15 @@ class Trainer(keras.Model):
         super().save_own_variables(store)
         if self.ema:
             for name, variable in self.ema.variables.items():
-                store[name] = variable.numpy()
+                store[_flat(name)] = variable.numpy()
 
     def load_own_variables(self, store):
         arrays = {name: store[name] for name in store.keys()}  # noqa: SIM118, an HDF5 group
-        self._average_is_loaded = bool(self.ema) and self.ema.load(arrays)
-        super().load_own_variables({k: v for k, v in arrays.items() if not k.startswith(EMA)})
+        names = self.ema.variables if self.ema else {}
+        average = {name: arrays[_flat(name)] for name in names if _flat(name) in arrays}
+        self._average_is_loaded = bool(self.ema) and self.ema.load(average)
+        own = {name: array for name, array in arrays.items() if not name.startswith(_flat(EMA))}
+        super().load_own_variables(own)
 
     def load_weights(self, filepath, **kwargs):
         """As of keras.Model; the average comes with them, or begins at them where there is none."""
@@ -356,6 +359,11 @@ class MaskedTrainer(Trainer):
 
     def with_network(self, network):
         return MaskedTrainer(network)
+
+
+def _flat(name: str) -> str:
+    """A name for a Keras file, in which a slash would open a group."""
+    return name.replace("/", "_")
 
 
 def _split(x: tf.Tensor, count: int) -> tf.Tensor:

@@ -355,7 +355,7 @@ def test_what_is_missing_is_named(config, sources, cache, tmp_path):
     with pytest.raises(ValueError, match=r"lacks the labels of epoch 2 \(steps 4 to 7\)\."):
         open_cache(folder, replace(config, epochs=3), sources, first_step=2 * STEPS + 7)
     with pytest.raises(
-        FileNotFoundError, match="holds no teacher's labels. Make them with `deit-tf label`"
+        FileNotFoundError, match="holds no teacher labels. Make them with `deit-tf label`"
     ):
         open_cache(tmp_path, config, sources)
 

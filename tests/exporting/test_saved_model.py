@@ -491,9 +491,10 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     )
     runpy.run_path(str(SCRIPT), run_name="__main__")
     (path,) = tmp_path.glob("served/*/2")
-    assert serving.load_saved_model(path).labels == LABELS
+    assert serving.load_saved_model(path).class_names == tuple(LABELS)
     printed = capsys.readouterr().out
     assert printed.startswith(str(path)) and "on noise" in printed and "heads" in printed
     assert "9 warm-up records replayed" in printed
-    with pytest.raises(SystemExit, match="Not exported: .*exists"):
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "exists and is left as it is" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Every .tflite variant runs and agrees with Keras; a file that falls short keeps the name
 `.rejected`."""
 
+import functools
 import hashlib
 import json
 import runpy
@@ -344,41 +345,52 @@ def test_other_models_and_files_are_refused(tmp_path):
         litert.load_tflite(tmp_path / "text.tflite")
 
 
-def run_script(monkeypatch, *arguments):
-    """Exit status, or message, of the script."""
+def run_script(monkeypatch, capsys, *arguments):
+    """Exit status of the script, and what it printed on stdout and stderr."""
     monkeypatch.setattr("sys.argv", [str(argument) for argument in (SCRIPT, *arguments)])
-    with pytest.raises(SystemExit) as exit_:
+    status = 0
+    try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    return exit_.value.code
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
 
 
 def test_script(model, tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "student.keras", tmp_path / "phone"
     model.save(file)
-    assert not run_script(monkeypatch, file, "--out", out, "--variants", "float32,float16")
+    run = functools.partial(run_script, monkeypatch, capsys, file, "--out")
+
+    status, printed, _ = run(out, "--variants", "float32,float16")
     names = [
         f"student_{variant}{suffix}"
         for variant in ("float16", "float32")
         for suffix in (".json", ".tflite")
     ]
-    assert sorted(entry.name for entry in out.iterdir()) == names
-    printed = capsys.readouterr().out
+    assert status == 0 and sorted(entry.name for entry in out.iterdir()) == names
     assert "compared with Keras on noise" in printed and "SOFTMAX 2" in printed
     latency = json.loads(out.joinpath("student_float16.json").read_text())["verified"]["latency"]
     assert latency["of_float32"] > 0 and latency["threads"] == 1
-    assert not run_script(monkeypatch, file, "--out", out, "--input", "uint8")
+
+    assert run(out, "--input", "uint8")[0] == 0
     assert litert.load_tflite(out / "student_float32_uint8.tflite").input_type == "uint8"
-    assert "count from 1" in run_script(monkeypatch, file, "--out", out, "--threads", "0")
-    assert "`--out` must be a folder" in run_script(
-        monkeypatch, file, "--out", tmp_path / "a.tflite", "--variants", "float32,float16"
-    )
-    assert "`variant` is one of" in run_script(
-        monkeypatch, file, "--out", out, "--variants", "int4"
-    )
+
     strict = limited(tflite.VARIANTS["dynamic_int8"], relative_rms=1e-6)
     monkeypatch.setitem(tflite.VARIANTS, "dynamic_int8", strict)
-    assert (
-        run_script(monkeypatch, file, "--out", tmp_path / "b.tflite", "--variants", "dynamic_int8")
-        == 1
-    )
+    assert run(tmp_path / "b.tflite", "--variants", "dynamic_int8")[0] == 1
     assert sorted(entry.name for entry in tmp_path.glob("*.rejected")) == ["b.tflite.rejected"]
+
+
+@pytest.mark.parametrize(
+    "out, options, message",
+    [
+        ("phone", ["--threads", "0"], "counts from 1"),
+        ("a.tflite", ["--variants", "float32,float16"], "`--out` must be a folder"),
+        ("phone", ["--variants", "int4"], "`variant` is one of"),
+    ],
+)
+def test_script_refuses(model, tmp_path, monkeypatch, capsys, out, options, message):
+    model.save(tmp_path / "student.keras")
+    given = [tmp_path / "student.keras", "--out", tmp_path / out, *options]
+    status, _, printed = run_script(monkeypatch, capsys, *given)
+    assert status == 2 and message in printed

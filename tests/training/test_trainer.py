@@ -119,7 +119,7 @@ def test_the_average_starts_at_the_first_weights_and_leaves_them_alone():
     )
 
 
-def test_the_average_is_no_part_of_what_is_saved(tmp_path):
+def test_a_saved_trainer_holds_its_average_and_no_second_network(tmp_path):
     made = distiller(ema_decay=0.75, micro_batches=2, clip_norm=1.0)
     fit(made, epochs=1)
     made.save(tmp_path / "distiller.keras")
@@ -127,6 +127,7 @@ def test_the_average_is_no_part_of_what_is_saved(tmp_path):
     assert len(loaded.weights) == len(made.weights)
     assert (loaded.micro_batches, loaded.clip_norm, loaded.ema.decay) == (2, 1.0, 0.75)
     np.testing.assert_array_equal(weights(loaded.student), weights(made.student))
+    np.testing.assert_array_equal(weights(loaded.ema.network), weights(made.ema.network))
 
 
 @pytest.mark.parametrize(
