@@ -33,3 +33,7 @@ def test_a_masked_model():
     model = keras.saving.load_model(GOLDEN / "older_masked.keras")
     inputs = {"image": arrays["image"], "mask": arrays["mask"]}
     np.testing.assert_allclose(model(inputs), arrays["reconstruction"], atol=TOLERANCE)
+    assert type(model) is type(deit_tf.create_model("deit_test"))  # it was a class of its own
+    trainer = deit_tf.MaskedTrainer(model)
+    trainer.compile("sgd")
+    assert np.isfinite(trainer.fit(inputs, verbose=0).history["loss"]).all()
