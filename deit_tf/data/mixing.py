@@ -1,17 +1,17 @@
-"""Mixup and CutMix of a batch, and the labels they mix, as timm does (timm/data/mixup.py, mode
-`batch`).
+"""Mixup and CutMix of a batch, and the labels they mix, as timm does (timm/data/mixup.py, `batch`).
 
-The parameters are drawn first, statelessly; keras-cv's MixUp and CutMix are then called with them.
-Their own laws differ: a lambda per image, a random partner, and a CutMix lambda from the unclipped
-    box.
+The parameters are drawn first, statelessly; the layers apply them. keras-cv's own laws differ: a
+lambda and a random partner per image, and a CutMix lambda from the box before it is clipped.
 """
 
 import functools
 
+import keras
 import keras_cv
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig
+from deit_tf.data.seeds import SeededBatch
 
 
 def one_hot(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.Tensor:
@@ -45,9 +45,9 @@ def cutmix_box(lam: tf.Tensor, center: tf.Tensor, size: tuple[int, int] | tf.Ten
         int32 [4]: top, left, bottom, right (exclusive).
     """
     size = tf.cast(size, tf.int32)
-    cut = tf.cast(
-        tf.cast(size, tf.float64) * tf.sqrt(1.0 - tf.cast(lam, tf.float64)), tf.int32
-    )  # rounded down
+    sides = tf.cast(size, tf.float64) * tf.sqrt(1.0 - tf.cast(lam, tf.float64))
+    cut = tf.cast(sides, tf.int32)  # rounded down
+
     low = tf.clip_by_value(center - cut // 2, 0, size)
     high = tf.clip_by_value(center + (cut + 1) // 2, 0, size)
     return tf.concat([low, high], axis=0)
@@ -69,75 +69,118 @@ def draw_mix(
     """
     seeds = tf.random.split(seed, 4)
     uniform = tf.random.stateless_uniform([4], seeds[0])
+    one = tf.ones([], tf.float64)
+
+    # which of the two, if any
     mixed = (uniform[0] < config.mix_probability) & bool(config.mixup or config.cutmix)
     switch = config.mix_switch if config.mixup and config.cutmix else float(config.cutmix > 0)
     cutmix = mixed & (uniform[1] < switch)
-    one = tf.ones([], tf.float64)
+
+    # lambda of mixup
     lam_mixup = _beta(seeds[1], config.mixup) if config.mixup else one
+
+    # box of CutMix, and its lambda: what the clipped box leaves
     lam_cutmix = _beta(seeds[2], config.cutmix) if config.cutmix else one
     center = tf.cast(uniform[2:] * tf.cast(size, tf.float32), tf.int32)
     box = cutmix_box(lam_cutmix, center, size)
-    pixels = tf.cast(
-        tf.stack([(box[2] - box[0]) * (box[3] - box[1]), tf.reduce_prod(size)]), tf.float64
-    )
-    lam_box = 1.0 - pixels[0] / pixels[1]
+    area = tf.cast((box[2] - box[0]) * (box[3] - box[1]), tf.float64)
+    lam_box = 1.0 - area / tf.cast(tf.reduce_prod(size), tf.float64)
+
     lam = tf.where(cutmix, lam_box, tf.where(mixed, lam_mixup, one))
     return {"lam": tf.cast(lam, tf.float32), "cutmix": cutmix, "box": box}
 
 
-class MixUp(keras_cv.layers.MixUp):
-    """keras-cv's MixUp at a given `lam`, with the reversed batch as the partner."""
+class _Mix(SeededBatch):
+    """What both layers are: keras-cv's, at one draw of `draw_mix` for the whole batch.
+
+    `method` names the setting of `AugmentConfig` that `alpha` is.
+    """
+
+    method: str
+
+    def __init__(self, alpha: float, seed: int = 0, **kwargs):
+        if alpha <= 0:
+            raise ValueError(f"`alpha` of a Beta distribution is above 0. Received: {alpha}")
+        super().__init__(alpha=alpha, seed=seed, **kwargs)
+        self._law = AugmentConfig(recipe="none", **{self.method: alpha}).resolve()
 
     def _batch_augment(self, inputs):
-        images, labels, lam = inputs["images"], inputs["labels"], inputs["lam"]
+        seed = self._batch_seed(inputs)
+        self._validate_inputs(inputs)
+        drawn = draw_mix(seed, tf.shape(inputs["images"])[1:3], self._law)
+        images, labels = self.mix_as_drawn(inputs["images"], inputs["labels"], drawn)
+        return inputs | {"images": images, "labels": labels}
+
+    def _mix_labels(self, labels, lam):
+        """keras-cv's formula; the middle row of an odd batch is its own partner."""
+        partners = tf.range(tf.shape(labels)[0] - 1, -1, -1)
+        return self._update_labels(labels, tf.cast(lam, labels.dtype), partners)
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class MixUp(_Mix, keras_cv.layers.MixUp):
+    """keras-cv's MixUp under timm's law: one lambda per batch, the reversed batch as the partner.
+
+    Args:
+        alpha: Of the Beta distribution; 0.8 is the paper's.
+        seed: See `Seeded`.
+    """
+
+    method = "mixup"
+
+    def __init__(self, alpha: float = 0.8, seed: int = 0, **kwargs):
+        super().__init__(alpha, seed, **kwargs)
+
+    def mix_as_drawn(self, images, labels, drawn):
+        """Mix images [B, H, W, 3] and labels [B, C] at a `lam`."""
+        lam = tf.cast(drawn["lam"], images.dtype)
         mixed = lam * images + (1.0 - lam) * tf.reverse(images, [0])
-        return {"images": mixed, "labels": self._update_labels(labels, lam, _reversed(labels))}
+        return mixed, self._mix_labels(labels, drawn["lam"])
 
 
-class CutMix(keras_cv.layers.CutMix):
-    """keras-cv's CutMix at a given `lam` and `box`, with the reversed batch as the partner."""
+@keras.saving.register_keras_serializable("deit_tf")
+class CutMix(_Mix, keras_cv.layers.CutMix):
+    """keras-cv's CutMix under timm's law: one box per batch, and lambda the share that it leaves.
 
-    def _batch_augment(self, inputs):
-        images, labels = inputs["images"], inputs["labels"]
-        top, left, bottom, right = tf.unstack(inputs["box"])
+    keras-cv's lambda is that of the box before it is clipped: 0.51 instead of 0.69 on average.
+
+    Args:
+        alpha: Of the Beta distribution; 1 is the paper's.
+        seed: See `Seeded`.
+    """
+
+    method = "cutmix"
+
+    def __init__(self, alpha: float = 1.0, seed: int = 0, **kwargs):
+        super().__init__(alpha, seed, **kwargs)
+
+    def mix_as_drawn(self, images, labels, drawn):
+        """Mix images [B, H, W, 3] at a `box`, and labels [B, C] at its `lam`."""
+        top, left, bottom, right = tf.unstack(drawn["box"])
         patch = tf.reverse(images[:, top:bottom, left:right], [0])
-        middle = tf.concat(
-            [images[:, top:bottom, :left], patch, images[:, top:bottom, right:]], axis=2
-        )
-        mixed = tf.ensure_shape(
-            tf.concat([images[:, :top], middle, images[:, bottom:]], axis=1), images.shape
-        )
-        return {
-            "images": mixed,
-            "labels": self._update_labels(labels, inputs["lam"], _reversed(labels)),
-        }
+        rows = [images[:, top:bottom, :left], patch, images[:, top:bottom, right:]]
+        middle = tf.concat(rows, axis=2)
 
-
-def _reversed(batch: tf.Tensor) -> tf.Tensor:
-    """Index of each row's partner: the middle row of an odd batch is its own."""
-    return tf.range(tf.shape(batch)[0] - 1, -1, -1)
+        mixed = tf.concat([images[:, :top], middle, images[:, bottom:]], axis=1)
+        mixed = tf.ensure_shape(mixed, images.shape)
+        return mixed, self._mix_labels(labels, drawn["lam"])
 
 
 @functools.cache
 def _layers() -> tuple[MixUp, CutMix]:
-    """Made at first use: making a layer starts TensorFlow's runtime, which an import must not
-    do.
-    """
-    with tf.init_scope():
-        return MixUp(seed=1), CutMix(seed=1)
+    """Made at first use: an import must not start TensorFlow's runtime, as making a layer does."""
+    with tf.init_scope():  # the first use is within a data set's graph, which the layers outlive
+        return MixUp(dtype="float32"), CutMix(dtype="float32")
 
 
 def apply_mix(
     images: tf.Tensor, labels: tf.Tensor, drawn: dict[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mix float32 [B, H, W, 3] and labels [B, C] with the reversed batch, as drawn by
-    `draw_mix`.
-    """
-    mixup, cutmix = _layers()
-    inputs = {"images": images, "labels": labels, **drawn}
-    branches = [functools.partial(layer._batch_augment, inputs) for layer in (cutmix, mixup)]
-    mixed = tf.cond(drawn["cutmix"], *branches)
-    return mixed["images"], mixed["labels"]
+    """Mix float32 [B, H, W, 3] and labels [B, C] with the reversed batch, as `draw_mix` drew."""
+    mixup, cutmix = (
+        functools.partial(layer.mix_as_drawn, images, labels, drawn) for layer in _layers()
+    )
+    return tf.cond(drawn["cutmix"], cutmix, mixup)
 
 
 def mix(

@@ -137,11 +137,12 @@ class _Stream:
         from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv
 
         check_auto_augment(self.augment.auto_augment)  # within a data set the error is TensorFlow's
-        size, mean, std = self.processor.size, self.processor.mean, self.processor.std
+        processor = self.processor
+        expected = (processor.size, processor.mean, processor.std, processor.exif_orientation)
 
         def image(item):
             seed = _seed(self.seed, _IMAGE, item)
-            return augment_image(item["image"], seed, self.augment, size, mean, std)
+            return augment_image(item["image"], seed, self.augment, *expected)
 
         return image
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 import deit_tf
 from deit_tf.config import MAX_PIXELS
+from deit_tf.data.crop import decode_and_crop
 from deit_tf.data.decode import decode_image
 from deit_tf.data.headers import has_palette, header_pixels
 from deit_tf.data.orientation import exif_orientation
@@ -178,3 +179,14 @@ def test_absurd_sizes_are_refused(size):
 def test_numbers_that_are_not_finite_are_refused(name, values):
     with pytest.raises(ValueError, match=f"`{name}` takes one finite number per channel"):
         deit_tf.ImageProcessor(8, **{name: values})
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_training_turns_photographs_too(orientation):
+    encoded = photograph(orientation)
+    upright = Image.fromarray(decode_image(encoded, upright=True).numpy())
+    turned_before = encode(upright, "PNG")
+    whole = {"size": (12, 12), "seed": [1, 2], "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    np.testing.assert_array_equal(
+        decode_and_crop(encoded, **whole, upright=True), decode_and_crop(turned_before, **whole)
+    )

@@ -1,0 +1,182 @@
+"""Random rectangles, and the random resized crop, which decodes no more of a JPEG than it needs.
+
+Source: timm/data/transforms.py, RandomResizedCropAndInterpolation.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from deit_tf.data.bicubic import resize
+from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.data.orientation import exif_orientation
+
+Size = tuple[int, int]
+Range = tuple[float, float]
+
+_TRIES = 10
+# a JPEG decoded at a reduced size keeps four times the target's sides; 2 is off by 2 levels
+_DCT_GAP = 4.0
+
+
+class DrawnBox(NamedTuple):
+    """A rectangle in pixels, int32 each, and whether one of the tries fitted."""
+
+    found: tf.Tensor
+    top: tf.Tensor
+    left: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+
+
+def draw_box(
+    height: tf.Tensor,
+    width: tf.Tensor,
+    limit: tuple[tf.Tensor, tf.Tensor],
+    seed: tf.Tensor,
+    scale: Range,
+    ratio: Range,
+) -> DrawnBox:
+    """Draw a rectangle in an image: the first of ten tries that fits.
+
+    Args:
+        height: Height of the image in pixels, int32 [].
+        width: Its width.
+        limit: Largest height and width of the rectangle.
+        seed: Two whole numbers.
+        scale: Share of the image's area, smallest and largest; uniform.
+        ratio: Width / height, smallest and largest; log-uniform.
+    Returns:
+        The rectangle, uniformly placed.
+    """
+    uniform = tf.random.stateless_uniform([2 * _TRIES + 2], seed)
+
+    # sides of the ten
+    share = scale[0] + (scale[1] - scale[0]) * uniform[:_TRIES]
+    area = tf.cast(height * width, tf.float32) * share
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = tf.exp(low + (high - low) * uniform[_TRIES:-2])
+    widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
+    heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
+
+    # the first that fits
+    fits = (heights > 0) & (heights <= limit[0]) & (widths > 0) & (widths <= limit[1])
+    first = tf.argmax(tf.cast(fits, tf.int32))
+    box_height, box_width = heights[first], widths[first]
+
+    top = tf.cast(uniform[-2] * tf.cast(height - box_height + 1, tf.float32), tf.int32)
+    left = tf.cast(uniform[-1] * tf.cast(width - box_width + 1, tf.float32), tf.int32)
+    return DrawnBox(tf.reduce_any(fits), top, left, box_height, box_width)
+
+
+def random_resized_crop_box(
+    height: tf.Tensor | int, width: tf.Tensor | int, seed: tf.Tensor, scale: Range, ratio: Range
+) -> tf.Tensor:
+    """Draw the window of a random resized crop.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Its width.
+        seed: Two whole numbers.
+        scale: Share of the image's area, smallest and largest; (1, 1) takes the whole image,
+            whatever `ratio`.
+        ratio: Width / height of the window, smallest and largest.
+    Returns:
+        int32 [4]: top, left, height, width. Where ten tries do not fit, the largest window in the
+        center whose aspect lies within `ratio`.
+    """
+    height, width = tf.convert_to_tensor(height, tf.int32), tf.convert_to_tensor(width, tf.int32)
+    if tuple(scale) == (1.0, 1.0):
+        return tf.stack([0, 0, height, width])
+    box = draw_box(height, width, (height, width), seed, scale, ratio)
+
+    # Where none fits: the center. float64, so that a side that divides evenly is not rounded up
+    most_high = tf.cast(tf.round(tf.cast(width, tf.float64) / ratio[0]), tf.int32)
+    most_wide = tf.cast(tf.round(tf.cast(height, tf.float64) * ratio[1]), tf.int32)
+    center = tf.stack([tf.minimum(height, most_high), tf.minimum(width, most_wide)])
+    margin = (tf.stack([height, width]) - center) // 2
+    return tf.where(box.found, tf.stack(box[1:]), tf.concat([margin, center], axis=0))
+
+
+def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    return image[top : top + height, left : left + width]
+
+
+def random_resized_crop(
+    image: tf.Tensor, size: Size, seed: tf.Tensor, scale: Range, ratio: Range
+) -> tf.Tensor:
+    """Cut a random window out of uint8 [H, W, 3], and resize it to uint8 [*size, 3]."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    return resize(_cut(image, random_resized_crop_box(height, width, seed, scale, ratio)), size)
+
+
+def _decode_jpeg_window(
+    encoded: tf.Tensor, box: tf.Tensor, width: tf.Tensor, size: Size
+) -> tf.Tensor:
+    """Decode a window of a JPEG file `width` pixels wide.
+
+    At 1/2, 1/4 or 1/8 of its size where it has far more pixels than `size` needs.
+    """
+    spare = tf.reduce_min(tf.cast(box[2:], tf.float32) / (_DCT_GAP * tf.constant(size, tf.float32)))
+    power = tf.reduce_sum(tf.cast(spare >= [2.0, 4.0, 8.0], tf.int32))
+
+    def decode(ratio: int) -> tf.Tensor:
+        top, left = tf.unstack(box[:2] // ratio)
+        bottom, right = tf.unstack((box[:2] + box[2:]) // ratio)
+        # Two columns more than needed: libjpeg gets the color of a window's last column wrong, by
+        # up to 65 levels.
+        window = tf.stack([top, left, bottom - top, tf.minimum(right + 2, width // ratio) - left])
+        # INTEGER_ACCURATE: libjpeg's own inverse transform, which Pillow uses; see
+        # decode.decode_image
+        image = tf.io.decode_and_crop_jpeg(
+            encoded, window, CHANNELS, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
+        return image[:, : right - left]
+
+    return tf.switch_case(power, [functools.partial(decode, ratio) for ratio in (1, 2, 4, 8)])
+
+
+def decode_and_crop(
+    encoded: tf.Tensor,
+    size: Size,
+    seed: tf.Tensor,
+    scale: Range,
+    ratio: Range,
+    upright: bool = False,
+) -> tf.Tensor:
+    """Decode a random window of an image file and resize it bicubically.
+
+    Of a JPEG only the window is decoded, but one that is to be turned whole, as other formats are
+    (see decode.decode_image).
+
+    Differs: a JPEG window of at least eight times `size` is decoded at 1/2, 1/4 or 1/8 of its size,
+    which keeps at least four times `size`: mean difference below 1 level.
+
+    Args:
+        encoded: tf.string [], the bytes of the file.
+        size: Height and width of the result.
+        seed: Two whole numbers.
+        scale: As of `random_resized_crop_box`.
+        ratio: As of `random_resized_crop_box`.
+        upright: Whether a JPEG file is turned first, as its Exif tag says.
+    Returns:
+        uint8 [*size, 3], 0..255.
+    """
+
+    def window() -> tf.Tensor:
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded), num=3)
+        box = random_resized_crop_box(height, width, seed, scale, ratio)
+        return _decode_jpeg_window(encoded, box, width, size)
+
+    def whole() -> tf.Tensor:
+        image = decode_image(encoded, upright)
+        height, width = tf.unstack(tf.shape(image)[:2])
+        return _cut(image, random_resized_crop_box(height, width, seed, scale, ratio))
+
+    by_window = tf.io.is_jpeg(encoded)
+    if upright:
+        by_window &= exif_orientation(encoded) == 1
+    return resize(tf.cond(by_window, window, whole), size)
