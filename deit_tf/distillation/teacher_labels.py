@@ -210,8 +210,8 @@ def student_processor(config: TrainConfig) -> ImageProcessor:
     Raises:
         ValueError: If there is no model of that name.
     """
-    size = config.model.image_size or find_variant(config.model.name).image_size
-    return ImageProcessor.from_config(config.data, size)
+    variant = find_variant(config.model.name)
+    return ImageProcessor.from_config(config.data, config.model.image_size or variant.image_size)
 
 
 def run_facts(

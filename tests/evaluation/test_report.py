@@ -214,7 +214,7 @@ def test_figures_are_those_of_the_model(runs, page):
     )
     np.testing.assert_array_equal(decisions.top["ema"], decisions.top["model"])  # the same file
     saved, broken = sorted(findings.artifacts, key=lambda each: bool(each.error))
-    assert saved.agreement["max_difference"] < 1e-4  # the limit under which it was exported
+    assert saved.deviation["max_difference"] < 1e-4  # the limit under which it was exported
     assert broken.error and broken.size == len("no model")
 
 

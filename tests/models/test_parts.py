@@ -43,5 +43,5 @@ def test_a_layer_by_the_name_alone_makes_no_deit():
 def test_a_size_is_a_number_or_a_pair():
     assert height_width(8) == (8, 8) and height_width([8, 16]) == (8, 16)
     for wrong in (0, (8,), (8, -8), "8", (8, 8.0)):
-        with pytest.raises(ValueError, match="`image_size` takes a positive"):
+        with pytest.raises(ValueError, match="`image_size` takes a whole number"):
             height_width(wrong)

@@ -183,13 +183,14 @@ def command(config, out, *strategies):
 def worker(config, out, mine):
     """One worker of a cluster, which saves its student as `mine` too; TF_CONFIG says which it
     is."""
-    save = train._save
+    run = train.Loop.run
 
-    def saving(network, file, writes):
-        save(network, file, writes)
-        network.save(mine)
+    def saving(loop):
+        figures = run(loop)
+        loop.trainer.network.save(mine)
+        return figures
 
-    train._save = saving
+    train.Loop.run = saving
     main(["train", "--config", config, "--strategy", "multi_worker", "--out", out])
     return {}
 

@@ -8,6 +8,14 @@ import pytest
 from deit_tf.training.interruption import stop_request
 
 
+@pytest.fixture(autouse=True)
+def of_python():
+    """What Ctrl-C does in a terminal; a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_kept_for_whoever_asks(number):
     with stop_request() as request:
