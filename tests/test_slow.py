@@ -1,0 +1,15 @@
+"""Every test that is set aside as slow is there under that name."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import SLOW
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("place", [place for places in SLOW.values() for place in places])
+def test_a_slow_test_exists(place):
+    file, name = place.split("::")
+    assert re.search(rf"^def {name}", (TESTS / file).read_text(), re.M)
