@@ -5,8 +5,9 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from deit_tf.cli.console import console
+from deit_tf.cli.console import console, folded
 from deit_tf.cli.parsers import new_parser
+from deit_tf.cli.refusals import printable
 
 # As of deit_tf.exporting.tflite.VARIANTS and sidecar.INPUTS; a test compares them.
 VARIANTS = ("float32", "float16", "dynamic_int8", "int8")
@@ -80,10 +81,10 @@ def export_tflite(arguments: Namespace) -> int:
         input_type=arguments.input,
     )
     if files.reports:
-        console().print(tflite_table(files))
+        console().print(folded(tflite_table(files)))
         print(ops_text(files))
     for variant, reason in files.failures.items():
-        print(f"{variant}: not exported: {reason}", file=sys.stderr)
+        print(printable(f"{variant}: not exported: {reason}"), file=sys.stderr)
     return FAILED if files.failures else 0
 
 
@@ -94,7 +95,7 @@ def check(arguments: Namespace) -> int:
     names = ("run", "exports", "server", "model", "python", "source", "pictures")
     verdicts = compare_exports(**{name: arguments[name] for name in names})
     title = f"{arguments.run} and what was made of it; shares with 95 % intervals"
-    console().print(verdict_table(verdicts, title))
+    console().print(folded(verdict_table(verdicts, title)))
     return 0 if all(verdict.good for verdict in verdicts) else FAILED
 
 
