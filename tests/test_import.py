@@ -27,7 +27,8 @@ def test_every_public_name_is_there():
 
 
 def test_older_public_modules_are_importable():
-    from deit_tf import config, data
     from deit_tf.optim import AdamW
+
+    from deit_tf import config, data
 
     assert AdamW is deit_tf.optim.AdamW and config.TrainConfig and data.open_sources
