@@ -39,10 +39,12 @@ def measure(model: str, precision: str, batch: int, micro_batches: int, steps: i
     step = tf.function(lambda: distiller.train_step((images, labels))["loss"])
     before = _peak_megabytes()
     seconds = []
+
     for _ in range(steps + 1):
         started = time.perf_counter()
         float(step())
         seconds.append(time.perf_counter() - started)
+
     return {"seconds": min(seconds[1:]), "megabytes": _peak_megabytes() - before}
 
 
@@ -66,12 +68,14 @@ def main() -> None:
             json.dumps(measure(given.model, given.precision, given.batch, given.one, given.steps))
         )
         return
+
     found = {parts: [] for parts in given.micro_batches}
     for _ in range(given.rounds):
         for parts, results in found.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--one", str(parts)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
+
     best = {parts: min(result["seconds"] for result in results) for parts, results in found.items()}
     table = Table(
         "micro-batches",
@@ -80,12 +84,14 @@ def main() -> None:
         "time per step",
         title=given.model,
     )
+
     for parts, results in found.items():
         memory = max(result["megabytes"] for result in results)
         ratio = best[parts] / best[given.micro_batches[0]]
         table.add_row(
             str(parts), f"{memory:,.0f} MB", f"{given.batch / best[parts]:.1f}", f"{ratio:.2f} x"
         )
+
     Console(width=100).print(table)
 
 

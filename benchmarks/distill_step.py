@@ -127,6 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     report = {"machine": machine.describe(), "tables": []}
+
     for precision in args.precisions:
         seconds = measure(contenders(args, precision), args.rounds)
         show(
@@ -136,6 +137,7 @@ def main() -> None:
         report["tables"].append(
             {"precision": precision, "seconds": seconds, "ratio": ratio(seconds)}
         )
+
     peers.write(report | {"settings": vars(args)}, args.json)
 
 

@@ -48,6 +48,7 @@ def jpeg_files() -> list[bytes]:
         window = photo[top : top + JPEG_SIZE[0], left : left + JPEG_SIZE[1]]
         Image.fromarray(window).save(buffer, "JPEG", quality=JPEG_QUALITY)
         files.append(buffer.getvalue())
+
     return files
 
 
@@ -122,6 +123,7 @@ def deit_tf_contenders() -> Iterator[tuple[str, Run]]:
             tf.constant(crops()), lambda image, seed: rand_augment(image, seed, policy)
         ),
     }
+
     for name, dataset in stages.items():
         yield name, reader(dataset)
 
@@ -303,6 +305,7 @@ def measure(
     for run, fewer in contenders.values():
         run(max(BATCH, images // fewer // 4))  # traces, warms up
         settle()
+
     for _ in range(rounds):
         for name, (run, fewer) in contenders.items():
             count = max(1, images // fewer // BATCH) * BATCH
@@ -311,6 +314,7 @@ def measure(
             rate[name].append(count / (time.perf_counter() - wall))
             settle()
             cpu[name].append((time.process_time() - process) / count * 1e3)
+
     return {
         name: {
             "cpu_ms_best": min(cpu[name]),
@@ -326,6 +330,7 @@ def show(results: dict[str, dict[str, float]], left_out: list[str], title: str) 
     table = Table("pipeline", title=title)
     for column in ("CPU ms / image, best", "median", "images / s, best"):
         table.add_column(column, justify="right")
+
     for name, row in results.items():
         table.add_row(
             name,
@@ -333,6 +338,7 @@ def show(results: dict[str, dict[str, float]], left_out: list[str], title: str) 
             f"{row['cpu_ms_median']:.2f}",
             f"{row['images_per_s']:.0f}",
         )
+
     console = Console()
     console.print(table)
     for line in left_out:

@@ -143,6 +143,7 @@ def show(figures: dict[str, dict], pictures: int, accuracy: float) -> None:
         "", "MB", "of float32", "time", "top-1", "where clear", "accuracy", "rel. RMS", title=title
     )
     whole = figures["deit_tf float32"]
+
     for name, row in figures.items():
         (low, high), clear = row["top1"]["interval"], row["clear"]
         size = f"{row['bytes'] / 1e6:.2f}", f"{row['bytes'] / whole['bytes']:.3f}"
@@ -154,6 +155,7 @@ def show(figures: dict[str, dict], pictures: int, accuracy: float) -> None:
         table.add_row(
             name, *size, time, *agreed, f"{row['accuracy']:.4f}", f"{row['relative_rms']:.4f}"
         )
+
     Console(width=160).print(table)
 
 
@@ -178,6 +180,7 @@ def main() -> None:
         sys.exit(f"{args.run} has no data at hand to calibrate and compare on.")
     model = float32_twin(run.model)
     reference = model.predict(compared.images, verbose=0)
+
     with tempfile.TemporaryDirectory() as folder:
         files, figures = {}, {}
         for name, content in trials(model, calibration.images):
@@ -186,6 +189,7 @@ def main() -> None:
             figures[name] = measured(files[name], compared, reference)
         for name, times in latencies(files, compared.images, rounds=args.rounds).items():
             figures[name] |= times
+
     show(figures, len(compared.labels), float((reference.argmax(-1) == compared.labels).mean()))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -184,6 +184,7 @@ def main() -> None:
     costs = measure({name: (run, 1) for name, run in contenders()}, args.rounds, args.images)
     picture = white_above(crops()[0])
     table = Table("operation", "argument", title="keras-cv's own layer -> the one here")
+
     for column in ("CPU ms", "off by, mean", "at most"):
         table.add_column(column, justify="right")
     for name, (argument, *_) in KERAS_CV.items():
@@ -196,6 +197,7 @@ def main() -> None:
             " -> ".join(f"{levels.mean():.2f}" for levels in off),
             " -> ".join(f"{levels.max():.0f}" for levels in off),
         )
+
     Console().print(table)
 
 

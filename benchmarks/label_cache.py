@@ -72,6 +72,7 @@ def sizes() -> dict[str, dict[str, float]]:
             "MB_per_million": written / 1e6 / millions,
             "check_s_per_million": seconds / millions,
         }
+
     return results
 
 
@@ -91,6 +92,7 @@ def contenders(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[in
         CACHED: (cache.attach(batches), args.kind, None),
         LIVE: (batches, args.kind, Teacher(network)),
     }
+
     return {name: stepper(args, *learner) for name, learner in learners.items()}
 
 
@@ -122,6 +124,7 @@ def measure(
             started = time.perf_counter()
             run(steps)
             seconds[name].append((time.perf_counter() - started) / steps)
+
     first = next(iter(runs))
     return {
         name: {
@@ -146,9 +149,11 @@ def show(size: dict[str, dict[str, float]], steps: dict[str, dict[str, float]], 
     table = Table(
         "step", "s, best", "s, median", "x without, best", "x without, median", title=title
     )
+
     for name, row in steps.items():
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("step_s_best", "step_s_median")),
                       *(f"{row[key]:.3f}" for key in ("ratio_best", "ratio_median")))  # fmt: skip
+
     console.print(table)
     faster = steps[LIVE]["step_s_best"] / steps[CACHED]["step_s_best"]
     console.print(
@@ -178,6 +183,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     size = sizes()
+
     with tempfile.TemporaryDirectory() as folder:
         steps = measure(contenders(args, Path(folder)), args.rounds, args.steps)
     title = (

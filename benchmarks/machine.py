@@ -81,6 +81,7 @@ def describe() -> dict:
         if ":" in line
     }
     flags = set(entries.get("flags", "").split())
+
     return {
         "processor": entries.get("model name", platform.processor()),
         "instructions": [flag for flag in CPU_FLAGS if flag in flags],

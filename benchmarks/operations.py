@@ -43,6 +43,7 @@ def profiled(step) -> Counter:
         space = xplane_pb2.XSpace()
         with open(glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)[0], "rb") as file:
             space.ParseFromString(file.read())
+
     spent = Counter()
     for plane in (plane for plane in space.planes if plane.name == "/host:CPU"):
         for event in (event for line in plane.lines for event in line.events):
@@ -53,6 +54,7 @@ def profiled(step) -> Counter:
             )
             if named and not named[1].startswith("__inference"):
                 spent[named[2]] += event.duration_ps / 1e9 / RUNS
+
     return spent
 
 
@@ -78,16 +80,19 @@ def main() -> None:
         )
     )
     kinds = Counter()
+
     for operation, milliseconds in spent.items():
         kinds[next(kind for kind, pattern in KINDS.items() if re.search(pattern, operation))] += (
             milliseconds
         )
+
     total = sum(kinds.values())
     table = Table(
         "operations", title=f"{given.task}, batch {given.batch}, {given.precision}: {total:.1f} ms"
     )
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
+
     for kind, milliseconds in kinds.most_common():
         table.add_row(kind, f"{milliseconds:.1f}", f"{milliseconds / total:.0%}")
     Console(width=100).print(table)

@@ -35,6 +35,7 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts
             lambda images: model(images, training=False), jit_compile=compiled, autograph=False
         )
         return lambda: run(images).numpy()
+
     labels = tf.constant(random.integers(0, CLASSES, batch))
     if parts > 1:
         return distiller_step(model, images, labels, parts)
@@ -42,6 +43,7 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts
     model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss, metrics=None, jit_compile=compiled)
     model.optimizer.build(model.trainable_variables)
     run = tf.function(model.train_step, jit_compile=compiled, autograph=False)
+
     return lambda: float(run((images, labels))["loss"])
 
 
@@ -101,6 +103,7 @@ def torch_step(make_model, task, batch, precision, threads, compiled, automatic)
                 return _logits(forward(images))
 
         return infer
+
     labels = torch.randint(CLASSES, (batch,))
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
 
@@ -193,6 +196,7 @@ def main() -> None:
     except Exception as error:  # every reason is reported and the contender skipped
         answer(error=f"{type(error).__name__}: {error}".splitlines()[0])
         return
+
     answer(ready=True)
     for line in sys.stdin:
         seconds = []

@@ -68,6 +68,7 @@ def contenders(task: str, precision: str) -> list[Contender]:
         found.insert(1, Contender(OURS, precision, parts=2))
     if task == "inference":
         found.append(Contender("transformers", precision))
+
     return found
 
 
@@ -142,6 +143,7 @@ def measure(
     finally:
         for worker in workers:
             worker.close()
+
     return {worker.contender.name: _figures(worker, batch) for worker in running}, left_out
 
 
@@ -167,6 +169,7 @@ def show(results: dict, title: str, flops: int, peak: float) -> None:
         "share of peak",
     ):
         table.add_column(column, justify="right")
+
     for name, row in results.items():
         ratio = f"{row['images_per_s_best'] / max(peers):.2f}" if peers else "-"
         best, median = row["images_per_s_best"], row["images_per_s_median"]
@@ -178,6 +181,7 @@ def show(results: dict, title: str, flops: int, peak: float) -> None:
             f"{best * flops / peak:.0%}",
         )
         table.add_row(name, *cells)
+
     Console(width=110).print(table)
 
 
@@ -210,6 +214,7 @@ def parser(description: str, steps: int, batches: list[int]) -> argparse.Argumen
     options.add_argument(
         "--json", metavar="FILE", help="write the figures and the machine here as well"
     )
+
     return options
 
 
@@ -230,6 +235,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
         "tables": [],
     }
     flops = TASKS[task](MODEL)
+
     for batch in options.batches:
         for precision in options.precisions:
             results, left_out = measure(task, precision, batch, options)
@@ -247,6 +253,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
                 "left_out": left_out,
             }
             report["tables"].append(table | {"flops_per_image": flops})
+
     write(report, options.json)
 
 

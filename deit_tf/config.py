@@ -193,6 +193,7 @@ class AugmentConfig:
             value = getattr(resolved, name)
             if not low <= value <= high:
                 raise ValueError(f"`augment.{name}` lies in {low:g}..{high:g}. Received: {value}")
+
         for name, high in (("scale", 1.0), ("ratio", math.inf)):
             smallest, largest = getattr(resolved, name)
             if not 0 < smallest <= largest <= high:
@@ -200,6 +201,7 @@ class AugmentConfig:
                     f"`augment.{name}` is the smallest and the largest, above 0 and up to "
                     f"{high:g}. Received: {(smallest, largest)}"
                 )
+
         return resolved
 
 
@@ -477,6 +479,7 @@ def check_config(config: TrainConfig) -> None:
             "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
             "false."
         )
+
     distill = config.distill
     if distill.train_heads != "mean" and distill.kind != "none":
         raise ValueError(

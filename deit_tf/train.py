@@ -90,6 +90,7 @@ def _run(
     rule = folder.split_rule if folder.is_stopped and not overwrite else "threshold"
     sources = open_sources(config.data, rule)
     facts = _facts(config, sources, strategy) | {"split": rule}
+
     with _kept_for_this_process(folder, strategy):
         folder.check_free(facts, overwrite)
         if folder.is_stopped and not overwrite and not accept_changes:
@@ -101,6 +102,7 @@ def _run(
             task.batches(0)  # an augmentation that makes no sense is refused before a file is there
             _begin(folder, given, facts, overwrite, strategy)
             _train(task, config, folder, facts, strategy)
+
     return folder.path
 
 

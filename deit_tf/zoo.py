@@ -56,6 +56,7 @@ def create_model(
         raise ValueError(
             f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}"
         )
+
     size = {} if image_size is None else {"image_size": image_size}
     classes = {} if num_classes is None else {"num_classes": num_classes}
     config = replace(variant, drop_path_rate=drop_path_rate, **classes, **size, **overrides)
@@ -74,6 +75,7 @@ def create_model(
         config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
     model = build_deit(config, name=name)
     load_weights(model, state, facts, heads)
+
     return model
 
 
@@ -154,6 +156,7 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
             f"({', '.join(VARIANTS)}), or, for another shape, put a {CONFIG} with "
             "`num_attention_heads` beside the weights."
         )
+
     size = {"image_size": facts.image_size} if facts.image_size else {}
     config = ModelConfig(**described | size, num_heads=heads)
     published = next(
@@ -162,6 +165,7 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
     config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
     model = build_deit(config, name=published)
     load_weights(model, state, facts)
+
     return model, facts
 
 

@@ -129,6 +129,7 @@ def _turned(path: Path, picture: Image.Image) -> Image.Image | None:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # cameras and editors write what they like there; viewers pass over it too
         return None
+
     if orientation not in TURNED:
         return None
 
@@ -186,6 +187,7 @@ def _ask_rest(pictures: Sequence[bytes], model: str, server: str, timeout: float
         )
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _BusyError(f"{server}: {type(error).__name__}: {error}") from error
+
     if not response.ok:
         kind = _BusyError if response.status_code in BUSY_HTTP else ServerError
         raise kind(f"{server}: {response.status_code}: {response.text[:500]}")

@@ -63,6 +63,7 @@ def serve_grpc(models: Models, port: int) -> tuple[grpc.Server, int]:
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(models), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
+
     return server, bound
 
 

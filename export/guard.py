@@ -201,4 +201,5 @@ def _pixels(name: str, encoded: bytes) -> int:
         raise InvalidRequestError(f"{name} is {UNREADABLE[kind]}. Send it as PNG.")
     if kind[0] == "WEBP" and moves:
         raise InvalidRequestError(f"{name} is a WebP file that moves. Send one frame of it.")
+
     return width * height

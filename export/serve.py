@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="how often to look for versions (default: 1)",
     )
+
     return parser.parse_args()
 
 

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         _answer_without_command(name, rest)
         return
+
     command = COMMANDS[name]
     parser = command.parser(name, command.help)
     if any(text in HELP for text in rest):
@@ -111,6 +112,7 @@ def _run(program: str, command: Command, parsed: Namespace) -> None:
             raise
         print(f"{program}: error: {error_text(error)}", file=sys.stderr)
         raise SystemExit(ERROR) from error
+
     if status:
         raise SystemExit(status)
 
@@ -144,6 +146,7 @@ def _start(command: Command, verbose: bool) -> None:
     else:
         handler = logging.StreamHandler()  # which wraps no line
         handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
+
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("absl", "tensorflow"):
         logging.getLogger(library).setLevel(logging.INFO if verbose else logging.WARNING)
@@ -171,6 +174,7 @@ def _signals_raise() -> Iterator[None]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup, or a shell's background
             signal.signal(number, stop)
+
     try:
         yield
     finally:

@@ -81,6 +81,7 @@ def _evaluate(arguments: Namespace) -> None:
         share = name.startswith("top")
         shown = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
         table.add_row(name, shown)
+
     console().print(table)
 
 
@@ -169,6 +170,7 @@ def _models(arguments: Namespace) -> None:
     table = _table(*columns, gap=1)  # within 80 columns
     for column in table.columns[1:]:
         column.justify = "right"
+
     for name, config in VARIANTS.items():
         numbers = (
             config.image_size,
@@ -179,6 +181,7 @@ def _models(arguments: Namespace) -> None:
         )
         distilled = "yes" if config.distilled else "no"
         table.add_row(name, *map(str, numbers), distilled, f"{count_parameters(config):,}")
+
     console().print(table)
 
 

@@ -58,6 +58,7 @@ def check_parser(command: str, description: str) -> ArgumentParser:
     )
     parser.add_argument("--source", help="pictures, as data.source; by default the run's held-out")
     parser.add_argument("--pictures", type=int, default=100, help="how many at most")
+
     return parser
 
 
@@ -83,6 +84,7 @@ def export_tflite(arguments: Namespace) -> int:
     if files.reports:
         console().print(folded(tflite_table(files)))
         print(ops_text(files))
+
     for variant, reason in files.failures.items():
         print(printable(f"{variant}: not exported: {reason}"), file=sys.stderr)
     return FAILED if files.failures else 0

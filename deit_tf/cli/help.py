@@ -81,6 +81,7 @@ def setting_groups(parser: ArgumentParser) -> dict[str, list[str]]:
         for group, names in groups.items()
     }
     run = [name for name in TrainConfig.__dataclass_fields__ if name in own and name not in groups]
+
     return {RUN_GROUP: run} | groups
 
 

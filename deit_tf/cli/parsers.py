@@ -32,6 +32,7 @@ def new_parser(command: str, description: str) -> ArgumentParser:
         "--verbose", action="store_true", help="show all that TensorFlow and its converters log"
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+
     return parser
 
 
@@ -174,6 +175,7 @@ def prediction_parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--out", help="write a file instead: .jsonl (a JSON object per line), .json or .csv"
     )
+
     return parser
 
 

@@ -67,6 +67,7 @@ def find_splits(folder: Path) -> tuple[Path, Path | None]:
             f"({', '.join(TRAIN_FOLDERS)}) and hold class folders. Found: {found}. Rename them, or "
             "pass the folder that holds the class folders."
         )
+
     used = evaluation[:1]
     if used and not class_folders(used[0]):
         raise ValueError(
@@ -74,6 +75,7 @@ def find_splits(folder: Path) -> tuple[Path, Path | None]:
             "folders named after their classes, or move it away to hold out a share of "
             f"{training[0].name}."
         )
+
     _report_unused(folder, training[0], used)
     return training[0], used[0] if used else None
 
@@ -207,6 +209,7 @@ def _image_files(folder: Path, left_out: LeftOut, above: tuple[str, ...] = ()) -
     if place in above:
         left_out.links.append(folder)
         return
+
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)

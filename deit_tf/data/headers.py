@@ -29,6 +29,7 @@ def header_pixels(encoded: tf.Tensor) -> tf.Tensor:
         tf.where(is_it, tf.cast(width, tf.float64) * tf.cast(height, tf.float64), 0.0)
         for is_it, width, height in sizes
     ]
+
     return tf.add_n(pixels)
 
 

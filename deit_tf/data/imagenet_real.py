@@ -35,6 +35,7 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
         raise ValueError(
             f"{file} must be a JSON list with a list of class numbers per image, as real.json."
         ) from error
+
     paths = sorted(all_images(folder), key=lambda path: path.name)
     numbers = [re.search(r"_val_(\d{8})$", path.stem) for path in paths]
     if paths and all(numbers):
@@ -52,6 +53,7 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
         raise ValueError(
             f"{file} tells of {len(truth)} images; {paths[np.argmax(places)].name} is beyond them."
         )
+
     labeled = [
         (str(path), place) for path, place in zip(paths, places, strict=True) if truth[place]
     ]

@@ -43,6 +43,7 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         )
     ]
     turned = tf.switch_case(orientation - 1, branches)
+
     return tf.ensure_shape(turned, [None, None, image.shape[-1]])
 
 

@@ -74,6 +74,7 @@ def _from_pillow(image: Image.Image, name: str, upright: bool) -> np.ndarray:
             f"{name} is an image of mode F, whose values have no range of their own. Scale it to "
             "0..255 and convert it to mode L or RGB."
         )
+
     return np.asarray(image.convert("RGB"))
 
 

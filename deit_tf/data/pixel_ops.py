@@ -341,6 +341,7 @@ def blur_weights(radius: Scalar) -> tuple[tf.Tensor, tf.Tensor]:
     for _ in range(2):
         padded = tf.pad(weights, [[4, 4]])[None, :, None]
         weights = tf.nn.conv1d(padded, box[:, None, None], 1, "VALID")[0, :, 0]
+
     return tf.reshape(weights, [-1, 1, 1, 1]), tf.reshape(weights, [1, -1, 1, 1])
 
 

@@ -111,6 +111,7 @@ class ImageProcessor:
             raise ValueError(
                 f"`interpolation` is bicubic or bilinear. Received: {self.interpolation!r}"
             )
+
         for name, values in (("mean", self.mean), ("std", self.std)):
             fits = len(values) == CHANNELS and np.isfinite(values).all()
             if not fits or (name == "std" and min(values) <= 0):
@@ -118,6 +119,7 @@ class ImageProcessor:
                     f"`{name}` takes one finite number per channel; of std positive ones. "
                     f"Received: {values}"
                 )
+
         if any(
             before < after
             for before, after in zip(height_width(self.before_crop), self.size, strict=True)

@@ -80,6 +80,7 @@ def to_timm(
         raise ValueError(
             f"timm has no crop ratio that makes {size} of {before}. Use the layout of Hugging Face."
         )
+
     return {
         "input_size": [3, *size],
         "interpolation": interpolation,
@@ -111,6 +112,7 @@ def _from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
             "Without `do_center_crop`, `size` has a height and a width. Received: "
             f"size={config.get('size')}"
         )
+
     crop = _sides(config.get("crop_size", 224), "crop_size") if crops else before
     normalizes = config.get("do_normalize", True)
     return {
@@ -136,6 +138,7 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
             f"`crop_mode` of a timm config is squash, or center for a square. Received: {mode} "
             f"for {size}"
         )
+
     interpolation = config.get("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS.values():
         raise _wrong("interpolation", "bicubic or bilinear", interpolation)

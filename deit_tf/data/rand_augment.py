@@ -94,6 +94,7 @@ def parse_rand_augment(policy: str) -> RandAugmentPolicy:
                 f"Received: {policy!r}"
             )
         given[key] = value
+
     return RandAugmentPolicy(**given)
 
 
@@ -115,6 +116,7 @@ def _parse_part(part: str, policy: str) -> tuple[str, float]:
             f"`{match[1]}` takes {what} from {low} to {high}; {part!r} does not. Received: "
             f"{policy!r}"
         )
+
     return name, bool(value) if name == "increasing" else kind(value)
 
 

@@ -155,10 +155,12 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
             f"{config.source} has no `image` and `label`; it has "
             f"{', '.join(builder.info.features or {})}"
         )
+
     try:
         builder.download_and_prepare()
     except AssertionError as error:  # a manual download is not there; it says where to put it
         raise FileNotFoundError(f"{config.source} cannot be prepared. {error}") from error
+
     splits = builder.info.splits
     evaluation = config.eval_split or next((s for s in ("validation", "test") if s in splits), None)
     for field, split in (("train_split", config.train_split), ("eval_split", evaluation)):
@@ -167,6 +169,7 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
                 f"`data.{field}` of {config.source} is one of {', '.join(splits)}, or several "
                 f"joined by +. Received: {split!r}"
             )
+
     names = tuple(builder.info.features["label"].names)
     check_class_names(names, len(names))
     decoders = {"image": tfds.decode.SkipDecoding()}

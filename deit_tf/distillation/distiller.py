@@ -127,6 +127,7 @@ class Distiller(Trainer):
         if self.distills:
             values["distillation_loss"] = distillation
             values["teacher_agreement"] = _agreement(mean, ops.argmax(teacher_logits, axis=-1))
+
         return BatchResult(values, weight, labels, mean)
 
     def with_network(self, network):
@@ -158,6 +159,7 @@ class Distiller(Trainer):
             return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(
                 logits
             ), None
+
         base = losses.cross_entropy(logits["cls"], targets)
         distillation = KINDS[self.kind].loss(
             logits.get("dist", logits["cls"]),
@@ -165,6 +167,7 @@ class Distiller(Trainer):
             temperature=self.temperature,
             normalization=self.normalization,
         )
+
         return base, distillation
 
     def _total(self, base, distillation):
@@ -218,6 +221,7 @@ def _heads(student: keras.Model) -> keras.Model:
             "`student` must give logits, and its last layer is a softmax: make it with "
             f"`classifier_activation=None` or without that activation. Received: {student.name}"
         )
+
     return keras.Model(student.input, {"cls": student.output}, name=f"{student.name}_heads")
 
 

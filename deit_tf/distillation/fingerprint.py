@@ -72,6 +72,7 @@ def stream_facts(
         "image_size": processor.size,
         "seed": config.seed,
     }
+
     return json.loads(json.dumps(facts))
 
 

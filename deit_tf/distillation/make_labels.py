@@ -68,6 +68,7 @@ def make_labels(
         tf.config.experimental.enable_op_determinism()
     sources, folder = open_sources(config.data), Path(folder)
     processor = student_processor(config)
+
     with _precision(config.precision):
         teacher = load_teacher(config.distill.teacher, sources[0].class_names, processor)
     _check_answers(teacher, len(sources[0].class_names), config.distill.top_k)
@@ -82,12 +83,14 @@ def make_labels(
     answers = iter(
         track(_answers(wanted, layout, teacher, config, sources), "Labeling", steps, transient=True)
     )
+
     for unit in wanted:
         classes, log_probabilities = zip(
             *itertools.islice(answers, unit.stop - unit.start), strict=True
         )
         soft = np.concatenate(log_probabilities) if layout.top_k else None
         layout.write(folder, unit, layout.pack(np.concatenate(classes), soft))
+
     return folder
 
 
@@ -189,6 +192,7 @@ def _batches(
         start, count = first * data.batch_size, (stop - first) * data.batch_size
         part = replace(sources[1], read=lambda seed: sources[1].read(seed).skip(start).take(count))
         return eval_dataset(part, data, processor).map(lambda images, labels: images)
+
     epochs = -(-stop // layout.steps)
     batches = train_dataset(
         sources[0],
@@ -199,6 +203,7 @@ def _batches(
         seed=config.seed,
         first_step=first,
     )
+
     return batches.map(lambda images, labels: images).take(stop - first)
 
 

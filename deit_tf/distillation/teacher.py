@@ -74,6 +74,7 @@ class Teacher:
                 f"`processor` out, or pass one with mean={own[0]}, std={own[1]}. Received: "
                 f"mean={given[0]}, std={given[1]}"
             )
+
         return given
 
     def _image_size(self, processor: ImageProcessor | None) -> tuple[int, int] | None:
@@ -148,6 +149,7 @@ class Teacher:
                 f"Teacher {self.name!r} gives numbers that are not finite. Check its weights and "
                 "precision."
             )
+
         self._check_probabilities(answers)
 
     def _check_probabilities(self, answers: np.ndarray) -> None:

@@ -72,6 +72,7 @@ class Cache:
                 f"{first_step} to the end of {self.epochs} epochs; pass `train_dataset` the "
                 f"same `first_step`. Received: {count} batches"
             )
+
         joined = (
             tf.data.Dataset.zip(batches, self._steps(first_step))
             .map(self._join)
@@ -189,6 +190,7 @@ def open_cache(
             "hard labels. Make others with `deit-tf label --distill.top_k 10` in another "
             "folder, or set `distill.kind` to hard."
         )
+
     _check_complete(folder, layout, config.epochs, first_step)
     check_same(
         folder, then, first_batch(config, sources[0], processor)
@@ -200,6 +202,7 @@ def open_cache(
             then["software"],
             software(),
         )
+
     log.info("Labels of teacher %s from %s: no teacher is run.", then["teacher.name"], folder)
     return Cache(folder, layout, hard, config.epochs)
 
@@ -281,6 +284,7 @@ def _named(units: Sequence[Unit], layout: Layout) -> str:
     ]
     torn = [unit for epoch, each in parts.items() if epoch not in whole for unit in each]
     named += [f"epoch {unit.epoch} (steps {unit.start} to {unit.stop - 1})" for unit in torn]
+
     return ", ".join([*named, "the held-out images"] if held_out else named)
 
 

@@ -88,6 +88,7 @@ def _run_teacher(
             raise ValueError(
                 f"Teacher {name!r} does not know the student's classes. {error}"
             ) from error
+
     teacher = Teacher(run.model, processor, class_order=order, name=name)
     if in_no_run:
         assumed = (
@@ -156,6 +157,7 @@ def keras_hub_teacher(preset: str, student: ImageProcessor | None = None) -> Tea
             f"Teacher 'keras-hub:{preset}' needs keras-hub, which is not installed: `pip install "
             "keras-hub`."
         ) from error
+
     model = keras_hub.models.ImageClassifier.from_preset(preset)
     converter = getattr(model.preprocessor, "image_converter", None)
     if converter is None:
@@ -227,4 +229,5 @@ def build_teacher(
     x = x[..., ::-1] if bgr else x
     trunk = constructor(include_top=False, weights=config.weights, pooling="avg", input_shape=shape)
     logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(trunk(x))
+
     return keras.Model(image, logits, name=name)

@@ -54,6 +54,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> dict | None
         lines.append(
             {"label": label, "points": " ".join(f"{x},{y}" for x, y in placed), "last": placed[-1]}
         )
+
     words = [
         f"{label} {each[0][1]:.4g} at first, {each[-1][1]:.4g} at last".strip()
         for label, each in points.items()

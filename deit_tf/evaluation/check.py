@@ -131,6 +131,7 @@ def compare_exports(
         raise ValueError(
             "Nothing to compare. Pass --exports DIR with artifacts in it, or --server HOST:PORT."
         )
+
     return compare(loaded, shown, answers)
 
 
@@ -269,6 +270,7 @@ def _ask_server(server: str, model: str, signature: str, name: str, batch: Any) 
             response = stub.Predict(request, timeout=60)
         except grpc.RpcError as error:
             raise ExportError(error.details() or str(error.code())) from error
+
     return tf.make_ndarray(response.outputs["logits"])
 
 

@@ -81,6 +81,7 @@ def evaluate(
         raise FileNotFoundError(
             f"{path} lies in no run directory. Pass --run RUN, or --source for the images."
         )
+
     replicas = tf.distribute.MirroredStrategy() if strategy == "mirrored" else None
     opened = open_model(path, run, model, replicas)
     data = opened.config.data if opened.config else DataConfig(source=source or "")
@@ -104,6 +105,7 @@ def evaluate(
     else:
         images = open_whole(replace(data, source=source)) if source else open_sources(data)[1]
         truth = None
+
     counted = _count(opened, images, data, truth)
     figures = {
         "protocol": protocol or (ASSUMED if opened.assumed else OWN),
@@ -112,6 +114,7 @@ def evaluate(
     }
     if out is not None:
         _write(Path(out), figures, counted.confusion, images.class_names)
+
     return figures
 
 
@@ -186,6 +189,7 @@ def _count(
     steps = -(-source.size // data.batch_size)
     counts = None
     started = time.perf_counter()
+
     for step, (images, labels) in enumerate(
         track(batches.as_numpy_iterator(), "Evaluating", total=steps, transient=True)
     ):
@@ -201,6 +205,7 @@ def _count(
             started = time.perf_counter()
         else:
             counts.seconds, counts.timed = time.perf_counter() - started, counts.timed + len(images)
+
     return counts
 
 
@@ -222,16 +227,19 @@ def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Seq
     out.mkdir(parents=True, exist_ok=True)
     write_json(figures, out / "evaluation.json")
     cells = [csv_cell(name) for name in names]
+
     with replacing(out / "per_class.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["class", "images", "right", "accuracy"])
         for label, name in enumerate(cells):
             images, right = int(confusion[label].sum()), int(confusion[label, label])
             rows.writerow([name, images, right, f"{right / images:.6f}" if images else ""])
+
     with replacing(out / "confusion.csv") as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["true", *cells, "other"])
         rows.writerows([name, *map(int, row)] for name, row in zip(cells, confusion, strict=True))
+
     with replacing(out / "confusion.png") as temporary:
         _draw(confusion[:, : len(names)], names, figures, temporary)
 
@@ -271,4 +279,5 @@ def _draw(confusion: np.ndarray, names: Sequence[str], figures: dict[str, Any], 
                     size=8,
                     color="white" if dark else "black",
                 )
+
     figure.savefig(file, dpi=120)

@@ -113,6 +113,7 @@ def saved_model_text(version: Path) -> str:
         f"{version} ({report['weights_bytes'] / 1e6:.2f} MB of weights)",
         f"largest difference of a logit from Keras, in a C++ session, on {compared_on}:",
     ]
+
     for signature in (BYTES, IMAGES, HEADS, ROLLOUT):
         if signature in report:
             lines.append(f"  {signature:16} {report[signature]['max_difference']:.1e}")
@@ -192,6 +193,7 @@ def tflite_table(files: TFLiteFiles) -> Table:
         *COLUMNS,
         title=f"compared with Keras on {compared_on}; best of 20 runs, {threads} thread(s)",
     )
+
     for variant, report in files.reports.items():
         times = files.times[variant]
         table.add_row(
@@ -203,6 +205,7 @@ def tflite_table(files: TFLiteFiles) -> Table:
             f"{times['of_float32']:.2f}",
             Path(report["file"]).name,
         )
+
     return table
 
 

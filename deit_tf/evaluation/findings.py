@@ -165,6 +165,7 @@ class Findings:
         if self.masked or self.held_out is None:
             return None
         voices, truth, top, confidence = self._voices(), [], {}, []
+
         for images, labels in eval_dataset(
             self.held_out, self.run.config.data, self.run.processor
         ).as_numpy_iterator():
@@ -173,6 +174,7 @@ class Findings:
                 top.setdefault(name, []).append(logits.argmax(-1))
                 if name == "model":
                     confidence.append(_softmax(logits).max(-1))
+
         return Decisions(
             np.concatenate(truth),
             {k: np.concatenate(v) for k, v in top.items()},
@@ -228,6 +230,7 @@ class Findings:
             float(masked_l1(image[None], guess[None], mask[None])),
         )
         guessed = np.where(hidden, self.run.processor.to_pixels(guess), pixels)
+
         return {
             "image": pixels,
             "seen": np.where(hidden, np.uint8(128), pixels),

@@ -21,11 +21,13 @@ def main(path, pictures, out):
     inputs = {"images": given["images"], "serving_default": np.array(encoded, object)}
     signatures = tf.saved_model.load(path).signatures
     logits = {}
+
     for name, batch in inputs.items():
         parts = [batch[i : i + BATCH] for i in range(0, len(batch), BATCH)]
         logits[name + ", Python"] = np.concatenate(
             [first(signatures[name], part) for part in parts]
         )
+
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], path)
         for name, batch in inputs.items():
@@ -36,6 +38,7 @@ def main(path, pictures, out):
             logits[name + ", session"] = np.concatenate(
                 [session.run(fetched, {fed.name: part}) for part in parts]
             )
+
     np.savez(out, version=np.array(tf.__version__), **logits)
 
 

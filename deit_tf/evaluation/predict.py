@@ -103,6 +103,7 @@ def find_images(given: Sequence[str]) -> list[str]:
         if not found:
             raise FileNotFoundError(f"No images ({' '.join(IMAGE_SUFFIXES)}) in {text}")
         files += map(str, found)
+
     return files
 
 
@@ -169,6 +170,7 @@ def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict
             {"class": int(i), "label": names[i], "probability": float(probabilities[i])}
             for i in best
         ]
+
     return answers
 
 
@@ -231,6 +233,7 @@ def _assumed_processor(export: Export, loaded: LoadedExport, around: Run | None)
         around.name,
         around.processor,
     )
+
     return around.processor
 
 
@@ -270,6 +273,7 @@ def _open_keras(
         if assumed:
             _warn_of_assumption(path, described.processor)
         network = heads(own.model) if has_two_heads(own.model) else own.model
+
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
 
     def predict(images: np.ndarray) -> dict[str, np.ndarray]:

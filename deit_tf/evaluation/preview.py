@@ -44,6 +44,7 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
         raise ValueError(
             f"`images` and `columns` are positive. Received: images={images}, columns={columns}"
         )
+
     training, _ = open_sources(config.data)
     processor = student_processor(config)
     if config.task == "masked":
@@ -90,6 +91,7 @@ def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) ->
     rows, columns = (side // patch for side in processor.size)
     mask = batch["mask"].reshape(-1, rows, columns)
     hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
+
     return np.where(hidden, np.uint8(GRAY), processor.to_pixels(batch["image"]))
 
 
@@ -113,6 +115,7 @@ def _sheet(images: np.ndarray, captions: list[list[str]], columns: int) -> Image
         "RGB", (min(columns, len(images)) * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white"
     )
     draw = ImageDraw.Draw(sheet)
+
     for i, (pixels, lines) in enumerate(zip(images, captions, strict=True)):
         left, top = MARGIN + i % columns * cell[0], MARGIN + i // columns * cell[1]
         picture = Image.fromarray(pixels).resize(
@@ -121,6 +124,7 @@ def _sheet(images: np.ndarray, captions: list[list[str]], columns: int) -> Image
         sheet.paste(picture, (left, top))
         text = "\n".join(_fit(line, cell[0] - MARGIN, font) for line in lines)
         draw.multiline_text((left, top + height * factor + 2), text, "black", font, spacing=2)
+
     return sheet
 
 

@@ -127,6 +127,7 @@ def write_report(
     out = Path(out) if out else RunFolder(findings.path).report
     out.parent.mkdir(parents=True, exist_ok=True)
     page = environment.get_template("report.html").render(_page(findings))
+
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
@@ -155,6 +156,7 @@ def _page(findings: Findings) -> dict:
     }
     if decisions is not None:
         page["decided"] = _decided(findings, decisions)
+
     return page | {"notes": findings.notes}  # last: looking at the rest makes the notes
 
 
@@ -253,6 +255,7 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
                 "frozen",
             )
         )
+
     return rows
 
 

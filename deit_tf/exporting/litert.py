@@ -43,6 +43,7 @@ class LiteModel:
                 f"`file` needs one signature, of one input and one output. Received: {file} "
                 f"with {shapes}"
             )
+
         (self._input,), (self._output,) = shapes[0]
         self._run = self._interpreter.get_signature_runner()
 
@@ -85,6 +86,7 @@ class LiteModel:
                 f"{self.file} takes pixels and has no {description.name} beside it that says how "
                 "images are normalized. Export it again, copy both, or pass uint8 images."
             )
+
         return processor.to_pixels(images)
 
     def __call__(self, images: np.ndarray, processor: ImageProcessor | None = None) -> np.ndarray:
@@ -157,6 +159,7 @@ def op_counts(content: bytes) -> dict[str, int]:
     for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
         codes = (graph.Operators(i).OpcodeIndex() for i in range(graph.OperatorsLength()))
         counts.update(map(name, codes))
+
     return dict(counts.most_common())
 
 
@@ -177,6 +180,7 @@ def latencies(
     loaded = {name: load_tflite(file, num_threads) for name, file in files.items()}
     inputs = {name: model.prepared(np.asarray(images)[:1]) for name, model in loaded.items()}
     times = {name: [] for name in files}
+
     for _ in range(rounds + WARM_UP):
         for name, model in loaded.items():
             started = time.perf_counter()

@@ -61,6 +61,7 @@ def smooth(model: keras.Model, images: np.ndarray, alpha: float = 0.5) -> keras.
         norm.beta.assign(norm.beta / factors)
         for kernel in kernels:
             kernel.assign(kernel * factors[:, None])
+
     return copy
 
 
@@ -131,6 +132,7 @@ def activation_ranges(
         for index, name in indices.items():
             (low, high), seen = measure(interpreter.get_tensor(index)), ranges[name]
             ranges[name] = min(seen[0], low), max(seen[1], high)
+
     return ranges
 
 

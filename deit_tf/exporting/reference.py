@@ -66,4 +66,5 @@ def _image_shape(model: keras.Model) -> tuple[int, int, int]:
         raise ValueError(
             f"`model` must have a fixed image size. Received: {model.name!r} with input {shape}"
         )
+
     return shape[1:]

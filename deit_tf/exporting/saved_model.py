@@ -114,6 +114,7 @@ def export_saved_model(
         # Fails where another export was faster: the target is then a folder with files.
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staged, target)
+
     return target
 
 

@@ -173,6 +173,7 @@ def _read_processor(file: Path, content: dict[str, Any]) -> ImageProcessor | Non
             raise ValueError(
                 f"`{key}` in {file} must be a list of numbers. Received: {content[key]!r}"
             )
+
     values = {key: content[key] for key in PROCESSOR_KEYS}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 

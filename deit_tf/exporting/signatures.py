@@ -57,6 +57,7 @@ def make_signatures(
         signatures[ROLLOUT] = tf.function(
             lambda images: {"rollout": maps(images)}, input_signature=[batch]
         )
+
     return signatures
 
 

@@ -156,6 +156,7 @@ def export_tflite(
         sidecar = Sidecar(processor, class_names, input_type, report)
         write_sidecar(*tflite_description(staged), sidecar, batch="1")
         _publish(staged, file, class_names)
+
     rejected.unlink(missing_ok=True)  # of an earlier export
     return {"file": str(file), **report}
 
@@ -193,6 +194,7 @@ def convert(saved_model: str | Path, variant: str = "float32") -> bytes:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if variant == "float16":
         converter.target_spec.supported_types = [tf.float16]
+
     try:
         return converter.convert()
     except Exception as error:  # ConverterError lives in a private module
@@ -244,6 +246,7 @@ def verify_tflite(
         found = load_tflite(file)(images)  # [n, C]
     except (ExportError, ValueError) as error:
         raise ExportError(f"{name} does not run: {error}") from error
+
     measured, agreed = deviation(found, logits), agreement(found, logits)
     if excess := VARIANTS[variant].limits.exceeded(measured, agreed):
         raise ExportError(
@@ -338,4 +341,5 @@ def _rearrange_gelu(file: Path) -> None:
             added = made_by(half.input[0], "AddV2") if half else None
             if added and made_by(added.input[0], "Erf"):
                 half.input[0], product.input[1] = product.input[1], half.input[0]
+
     file.write_bytes(saved.SerializeToString())

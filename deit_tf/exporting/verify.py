@@ -61,6 +61,7 @@ def verify_saved_model(
     images = np.asarray(images, np.float32)
     report = {"weights_bytes": _check_weights(Path(path), model), "images_compared": len(images)}
     loaded = load_saved_model(path)
+
     try:
         report[IMAGES] = _verify_images(loaded, model, images, tolerance)
         if has_two_heads(model):

@@ -90,6 +90,7 @@ def replay_warmup(
                     f"The warm-up of {signature}, batch {len(batch)}, gives no good {key!r}."
                 )
         count += 1
+
     return count
 
 

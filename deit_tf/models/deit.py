@@ -28,6 +28,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
     image = keras.Input((height, width, CHANNELS), name="image")
     x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(image)  # [B, N, D]
     x = Tokens(config.distilled, name="tokens")(x)  # [B, N + 2, D]
+
     for i, rate in enumerate(np.linspace(0, config.drop_path_rate, config.depth)):
         x = Block(
             config.num_heads,
@@ -36,6 +37,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
             config.layer_norm_eps,
             name=f"blocks.{i}",
         )(x)
+
     x = LayerNorm(epsilon=config.layer_norm_eps, name="norm")(x)
     logits = _head("head", config)(token(x, 0))  # [B, C]
     if config.distilled:
@@ -82,6 +84,7 @@ def _check(config: ModelConfig) -> tuple[int, int]:
             raise ValueError(
                 f"`{field}` must be positive. Received: {field}={getattr(config, field)}"
             )
+
     patch = config.patch_size
     if height % patch or width % patch:
         nearest = tuple(max(1, round(side / patch)) * patch for side in (height, width))
@@ -94,4 +97,5 @@ def _check(config: ModelConfig) -> tuple[int, int]:
             f"`num_heads` must divide embed_dim={config.embed_dim}. Received: "
             f"num_heads={config.num_heads}"
         )
+
     return height, width

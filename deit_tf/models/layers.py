@@ -250,6 +250,7 @@ class Block(keras.layers.Layer):
         self.norm2 = LayerNorm(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
         self.mlp = Mlp(int(shape[-1] * self.mlp_ratio), name="mlp", dtype=policy)
         self.drop_path2 = DropPath(self.drop_path_rate, name="drop_path2", dtype=policy)
+
         for layer in (
             self.norm1,
             self.attn,

@@ -56,6 +56,7 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
     # replicas.
     mask = keras.Input((rows * columns,), name="mask")
     x = tokens(MaskPatches(name="mask_patches")(patch_embed(image), mask))  # [B, N + 2, D]
+
     for block in blocks(trunk):
         x = block(x)
     x = trunk.get_layer("norm")(x)[:, tokens.prefix :]  # [B, N, D]

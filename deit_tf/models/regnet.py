@@ -111,6 +111,7 @@ def _conv_norm(
         kernel_initializer=init,
         name=f"{name}.conv",
     )(x)
+
     return layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}.bn"
     )(x)

@@ -36,11 +36,13 @@ def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) ->
         raise ValueError(
             f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
         )
+
     image = keras.Input((*height_width(image_size), CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, WIDTHS[0], 3, 1))
     for stage, channels in enumerate(WIDTHS):
         for block in range(RESNET[name]):
             x = _block(x, channels, stride=2 if stage and block == 0 else 1)
+
     x = layers.GlobalAveragePooling2D()(x)  # [B, 64]
     logits = layers.Dense(num_classes, dtype="float32", name="head")(x)
     return keras.Model(image, logits, name=name)

@@ -173,6 +173,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         file, holder = self.path / ".lock", self.path / ".lock.json"
         lock = filelock.FileLock(file)
+
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -250,6 +251,7 @@ class RunFolder:
             models = [self.model(trained, version) for trained in TRAINED for version in VERSIONS]
             for file in (*models, self.metrics, self.summary):
                 file.unlink(missing_ok=True)
+
         remove_partial(self.path)
         remove_partial(self.checkpoints)
 

@@ -171,6 +171,7 @@ def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int
         raise ValueError(
             f"The data has {len(names)} classes, the model {classes} and no names for them."
         )
+
     unknown = [name for name in names if name not in labels]
     raise ValueError(f"The model does not know these classes of the data: {', '.join(unknown[:5])}")
 

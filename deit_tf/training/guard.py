@@ -42,6 +42,7 @@ class FiniteGuard:
             what = f"{OVERFLOWS} steps overflowed"
         else:
             return
+
         raise FloatingPointError(
             f"{what} at {where}, at learning rate {lr:.3g} in {self.precision}. {REMEDY} {last}"
         )

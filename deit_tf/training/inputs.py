@@ -43,6 +43,7 @@ def distributions(labels: tf.Tensor, classes: int, weight: tf.Tensor | None = No
     good = tf.debugging.Assert(tf.reduce_all(~wrong | filling), [sentence, "Received:", labels])
     if good is None:  # eager: it has raised already where they are wrong
         return rows
+
     with tf.control_dependencies([good]):
         return tf.identity(rows)
 
@@ -60,6 +61,7 @@ def check_images(images: tf.Tensor, network: keras.Model) -> None:
             f"`x` must be images, float [B, {named}], and labels come as `y`. Received: a dict of "
             f"{', '.join(map(str, images))}"
         )
+
     shape = tuple(tf.convert_to_tensor(images).shape)
     fits = len(shape) == len(wanted) + 1 and all(
         want is None or have is None or want == have

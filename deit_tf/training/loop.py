@@ -89,6 +89,7 @@ class Loop:
         train = _over_replicas(self.strategy, self.trainer.train_step, self.xla)
         evaluate = self._evaluations()
         running = _Running(variables, FiniteGuard(self.precision), step=first)
+
         with self._naming_lost_worker(running), stop_request() as running.stop:
             iterator = iter(distribute(self.batches(first), self.strategy))
             while position.epoch < self.epochs:
@@ -179,6 +180,7 @@ class Loop:
             average = self.trainer.with_network(self.trainer.ema.network)
             average.compile()
             trainers[f"{HELD_OUT}ema_"] = average
+
         steps = {
             prefix: _over_replicas(self.strategy, trainer.test_step)
             for prefix, trainer in trainers.items()
@@ -221,6 +223,7 @@ class Loop:
         ]
         log.info("Held out: %s", ", ".join(named))
         self.checkpoints.write(running.variables, following, epoch * self.steps)
+
         return following
 
     def _learning_rate(self) -> float:

@@ -244,6 +244,7 @@ def build_optimizer(
     )
     if config.optimizer == "sgd":
         return SGD(schedule, config.weight_decay, config.momentum, config.layer_decay)
+
     return AdamW(
         schedule,
         config.weight_decay,

@@ -32,6 +32,7 @@ def open_strategy(name: Strategy) -> tf.distribute.Strategy:
                 f"Received: {os.environ.get('TF_CONFIG')!r}"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
+
     return tf.distribute.get_strategy()
 
 

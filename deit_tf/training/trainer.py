@@ -232,6 +232,7 @@ class Trainer(keras.Model):
         if self.ema:
             self.ema.update(self.network, applied=finite)
         self._count_step(norm / scale, finite)
+
         return self.get_metrics_result()
 
     def test_step(self, data):
@@ -265,6 +266,7 @@ class Trainer(keras.Model):
             parallel_iterations=1,
             maximum_iterations=count,
         )
+
         return sums
 
     def _gradients(self, data, scale, draw):
@@ -301,6 +303,7 @@ class Trainer(keras.Model):
                 )
                 value = tf.where(finite, value, 0)
             self.means[name].update_state(value, weight)
+
         if result.prediction is not None:
             self.compute_metrics(
                 None, result.labels, result.prediction, sample_weight=result.weight
@@ -373,12 +376,14 @@ def _split(x: tf.Tensor, count: int) -> tf.Tensor:
             f"`micro_batches` must divide the {x.shape[0]} images of each replica. Received: "
             f"micro_batches={count}"
         )
+
     sentence = (
         "`micro_batches` must divide the images of each replica; leave out a smaller last batch "
         "(`drop_remainder=True`). Received: micro_batches"
     )
     size = tf.shape(x)[0]
     divides = tf.debugging.Assert(size % count == 0, [sentence, count, "for images", size])
+
     with tf.control_dependencies([divides] if divides is not None else []):
         return tf.reshape(x, (count, -1, *x.shape[1:]))
 

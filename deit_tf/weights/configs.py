@@ -123,6 +123,7 @@ def _class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     if all(re.fullmatch(r"LABEL_\d+", name) for name in found):
         return None
     check_class_names(found, len(found))
+
     return found
 
 
@@ -172,6 +173,7 @@ def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
         if key.endswith("patch_embeddings.projection.weight")
     )
     names = labels or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
+
     return {
         "architectures": [
             "DeiTForImageClassificationWithTeacher" if distilled else "ViTForImageClassification"
@@ -227,6 +229,7 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
         config["label_names"] = list(labels)
     heads = ["head", "head_dist"] if "head_dist.weight" in state else "head" if block else "head.fc"
     first = "patch_embed.proj" if block else "stem.conv"
+
     return {
         **config,
         "pretrained_cfg": {

@@ -97,6 +97,7 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     else:
         allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
         raise ValueError(f"Weights end in {allowed}. Received: {path}")
+
     return tensors, facts_beside(path, tensors)
 
 
@@ -127,6 +128,7 @@ def load_weights(
             classes or "no",
             wanted,
         )
+
     side = described.get("image_size")
     if patch and (size or (side, side)) != model.input_shape[1:3]:
         theirs = size or (side, side)
@@ -178,11 +180,13 @@ def write_weights(
         raise ValueError(
             f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
         )
+
     files = {CONFIG: CONFIGS[layout](model, state, labels, preprocessing)}
     if layout == "huggingface":
         files[PREPROCESSOR] = preprocessing
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+
     try:
         staged = partial_folder / folder.name
         staged.mkdir()
@@ -197,6 +201,7 @@ def write_weights(
         os.rename(staged, folder)
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
+
     return folder
 
 
@@ -223,6 +228,7 @@ def _download(repository: str) -> Path:
             f"{PREPROCESSOR} from https://huggingface.co/{name}/tree/main on a machine with a "
             "connection, put them into one folder, and pass that folder instead."
         ) from error
+
     return folder
 
 
@@ -294,6 +300,7 @@ def _torch_state(path: Path) -> Mapping[str, Any]:
             "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['model'], "
             f"'{SAFETENSORS}')"
         ) from error
+
     try:
         # The original's training checkpoints hold its arguments beside the model.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -309,6 +316,7 @@ def _torch_state(path: Path) -> Mapping[str, Any]:
             f"({type(error).__name__}: {reason}). Loading more could run code of whoever made "
             "it."
         ) from error
+
     nested = content.get(_NESTED) if isinstance(content, Mapping) else None
     content = nested if isinstance(nested, Mapping) else content
     if not isinstance(content, Mapping) or not all(
@@ -318,6 +326,7 @@ def _torch_state(path: Path) -> Mapping[str, Any]:
             f"{path} holds no state dict: neither tensors by key, nor those under the key "
             f"{_NESTED!r}."
         )
+
     return content
 
 
@@ -334,6 +343,7 @@ def _read_keras(path: Path) -> tuple[Tensors, Facts]:
         architecture=model.name,
         labels=read_class_names(labels) if labels.is_file() else None,
     )
+
     return Tensors(
         {key: partial(np.asarray, array) for key, array in to_reference(model).items()}
     ), facts

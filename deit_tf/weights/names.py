@@ -127,6 +127,7 @@ def describe(state: State) -> dict[str, int | float | bool]:
         keys
     ):
         return described
+
     width, _, patch, _ = _fetch(state, keys["patch_embed.proj.weight"]).shape  # [D, 3, P, P]
     distilled = "dist_token" in keys
     patches = _fetch(state, keys["pos_embed"]).shape[1] - (2 if distilled else 1)
@@ -181,6 +182,7 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
     if "dist_token" in state:
         return renamed
     plain = ((re.sub(r"^deit\.", "vit.", key), array) for key, array in renamed.items())
+
     return {key.replace("cls_classifier", "classifier"): array for key, array in plain}
 
 
@@ -315,6 +317,7 @@ def _fit_pos_embed(
         raise ValueError(
             f"`pos_embed` has three axes, [1, tokens, D]. Received: {tuple(pos_embed.shape)}"
         )
+
     new = _grid(model, names)
     prefix = names["pos_embed"].shape[1] - new[0] * new[1]
     patches = pos_embed.shape[1] - prefix
@@ -328,6 +331,7 @@ def _fit_pos_embed(
         )
     if old == new:
         return pos_embed
+
     return np.concatenate(
         [pos_embed[:, :prefix], resize_pos_embed(pos_embed[:, prefix:], old, new)], axis=1
     )
@@ -357,12 +361,14 @@ def _check_state(
         "misshapen": [],
         "not finite": [],
     }
+
     for name in (name for name in names if name in keys):
         tensor, shape = array(name), tuple(names[name].shape)
         if tuple(tensor.shape) != shape:
             wrong["misshapen"].append(f"{name} {tuple(tensor.shape)} for {shape}")
         if not np.isfinite(tensor).all():
             wrong["not finite"].append(name)
+
     if any(wrong.values()):
         lines = [f"{kind}: {', '.join(faults)}" for kind, faults in wrong.items() if faults]
         raise ValueError(
