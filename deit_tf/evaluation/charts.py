@@ -26,8 +26,9 @@ def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> dict | None
         title: What is drawn.
         series: A number per epoch by label; what is not finite is left out.
     Returns:
-        `title`, `summary` (in words), `lines` (label, SVG points, last point), `x_ticks` and
-        `y_ticks` (position, label); None where there is nothing to draw.
+        `title`, `summary` (in words), `box` (width, height, left and right edge of the plot),
+        `lines` (label, SVG points, last point), `x_ticks` and `y_ticks` (position, label); None
+        where there is nothing to draw.
     """
     points = {
         label: [(epoch, value) for epoch, value in enumerate(values, 1) if math.isfinite(value)]
@@ -62,6 +63,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> dict | None
     return {
         "title": title,
         "summary": "; ".join(words),
+        "box": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},
         "lines": lines,
         "x_ticks": [
             (place(tick, y_axis[0])[0], f"{tick:g}") for tick in ticks(*x_axis) if tick == int(tick)
