@@ -1,39 +1,7 @@
-"""Which tests `make test-slow` runs instead of `make test`, by kind, each with its reason."""
+"""What all tests share."""
 
 import pytest
-
-# Kind: why it takes long; the tests, by file and the beginning of the name.
-SLOW = {
-    "many replicas or workers, each case in processes of its own": (
-        "training/test_replicas.py::test_two_replicas_make_the_same_update",
-        "training/test_replicas.py::test_the_command_on_two_replicas_equals_one_device",
-        "training/test_replicas.py::test_gradients_that_are_added_up_would_be_seen",
-        "training/test_replicas.py::test_an_overflow_on_one_replica",
-        "data/test_pipeline.py::test_two_replicas_share_one_global_batch",
-        "models/test_masked.py::test_two_replicas_train_as_one",
-        "evaluation/test_evaluate.py::test_two_replicas_count_as_one",
-    ),
-    "runs that are killed and go on": (
-        "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",
-        "distillation/test_teacher_labels.py::test_two_processes_one_of_them_killed",
-    ),
-    "whole commands, each with a training of its own": (
-        "test_train.py::test_every_policy_trains_with_deterministic_ops",
-        "test_train.py::test_labels_made_ahead_train_the_same_student",
-        "test_train.py::test_a_teacher_of_keras_applications_trains",
-        "test_train.py::test_xla_trains_what_the_graph_trains",
-        "test_train.py::test_everything_at_once_from_the_weights_of_a_run",
-        "models/test_masked.py::test_from_pretraining_to_a_student_by_command",
-        "docs/test_examples.py::test_export_and_ask_server",
-        "docs/test_examples.py::test_distill_your_teacher",
-        "docs/test_examples.py::test_finetune_folder",
-        "docs/test_examples.py::test_train_your_teacher",
-    ),
-    "a server under load": ("export/test_serve_load.py::test_a_server_under_load",),
-    "quantization of several models": (
-        "exporting/test_quantize.py::test_smoothing_makes_int8_better_where_there_are_outliers",
-    ),
-}
+from slow import SLOW
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark

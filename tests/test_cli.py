@@ -337,8 +337,8 @@ def test_models_are_a_line_each_and_never_cut(capsys):
 def test_names_with_brackets_are_no_markup(monkeypatch, capsys):
     table = cli.commands._table("[/x]")
     table.add_row("[red]name[/red] :smile:")
-    cli.commands._console().print(table)
-    cli.commands._console().print("Run: runs/[/x]")
+    cli.commands.console().print(table)
+    cli.commands.console().print("Run: runs/[/x]")
     assert capsys.readouterr().out.split() == [
         "[/x]",
         "[red]name[/red]",

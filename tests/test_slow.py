@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import SLOW
+from slow import SLOW
 
 TESTS = Path(__file__).parent
 
