@@ -1,4 +1,4 @@
-"""What the package imports is what its requirements name: nothing is there only by others' leave."""
+"""Every package that is imported is named: none is there only because another one asks for it."""
 
 import ast
 import re
