@@ -99,7 +99,7 @@ def _fill_outside(
 
 
 def _batch_height_width(images: tf.Tensor) -> list[tf.Tensor | int]:
-    """Of [B, H, W, 3]; numbers where they are known, which makes for a faster graph."""
+    """Of [B, H, W, 3]: a number where it is known, else a tensor."""
     return [known or tf.shape(images)[axis] for axis, known in enumerate(images.shape[:3])]
 
 

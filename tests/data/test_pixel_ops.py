@@ -253,6 +253,18 @@ def test_another_fill_mode_is_refused():
         layer(PHOTO[None].astype(np.float32))
 
 
+def test_another_interpolation_is_refused():
+    with pytest.raises(ValueError, match="interpolation"):
+        pixel_ops.Shear(x_factor=0.1, interpolation="bilinear")
+    with pytest.raises(ValueError, match="interpolation"):
+        pixel_ops.Translation(height_factor=0.1, width_factor=0.1, interpolation="nearest")
+
+
+def test_another_kernel_size_is_refused():
+    with pytest.raises(ValueError, match="kernel_size"):
+        pixel_ops.GaussianBlur(factor=1.0, kernel_size=5)
+
+
 @pytest.mark.parametrize("name", ["sharpness", "rotate", "blur"])
 def test_mixed_precision_changes_nothing(name):
     """Layers are made at first use, which may be under any policy."""

@@ -84,10 +84,8 @@ def test_one_seed_for_a_batch_draws_anew_for_each_image(layer):
     assert len({result.tobytes() for result in results.numpy()}) > 1
 
 
-@pytest.mark.parametrize("layer", IMAGE_LAYERS, ids=name)
+@pytest.mark.parametrize("layer", list(IMAGE_LAYERS)[:-1], ids=name)  # noise has no gray levels
 def test_whole_gray_levels_stay_uint8_where_asked(layer):
-    if isinstance(layer, RandomErasing):
-        pytest.skip("its noise has no gray levels")
     whole = type(layer).from_config(layer.get_config() | {"dtype": "uint8"})
     inputs = {"images": IMAGES, "seed": KEY}
     assert whole(inputs)["images"].dtype == tf.uint8
@@ -119,13 +117,11 @@ def test_a_batch_is_mixed_by_the_seed_of_its_first_image():
 
 def test_a_choice_takes_each_layer_half_the_time():
     choice = RandomChoice([RandomFlip(0.0), RandomFlip(1.0)])
-    inputs = tf.data.Dataset.from_tensor_slices(tf.stack(seeds(400))).map(
-        lambda seed: {"images": IMAGES, "seed": seed}
-    )
-    mirrored = np.asarray(IMAGES)[:, :, ::-1]
-    chosen = inputs.map(choice).as_numpy_iterator()
-    flipped = [np.array_equal(each["images"], mirrored) for each in chosen]
-    assert abs(np.mean(flipped) - 0.5) < 0.1  # four standard errors of 400 draws
+    images = tf.constant([[[[0.0] * 3, [1.0] * 3]]])  # flipped, it begins with 1
+    inputs = tf.data.Dataset.from_tensor_slices({"seed": tf.stack(seeds(400))})
+    chosen = inputs.map(lambda x: choice(x | {"images": images})["images"][0, 0, 0, 0])
+    share = np.mean(list(chosen.as_numpy_iterator()))
+    assert abs(share - 0.5) < 0.1  # four standard errors of 400 draws
 
 
 def pipeline(seed: int, given: bool, parallel: int | None) -> list[np.ndarray]:
