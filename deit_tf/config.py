@@ -213,65 +213,31 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "repeats": (1, math.inf),
 }
 _THIRDS = (3 / 4, 4 / 3)
+_DEIT: dict[str, Any] = dict(
+    scale=(0.08, 1.0),
+    ratio=_THIRDS,
+    hflip=0.5,
+    auto_augment="rand-m9-mstd0.5-inc1",
+    color_jitter=0.0,
+    random_erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    mix_probability=1.0,
+    mix_switch=0.5,
+    label_smoothing=0.1,
+    repeats=3,
+)
+_LIGHT = _DEIT | dict(
+    scale=(0.5, 1.0), auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0, repeats=1
+)
 # paper, table 9 (deit); DeiT III, section 3.2 and README_revenge.md (3-augment); the last two are
 # ours.
 RECIPES: dict[str, dict[str, Any]] = {
-    "deit": dict(
-        scale=(0.08, 1.0),
-        ratio=_THIRDS,
-        hflip=0.5,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        color_jitter=0.0,
-        random_erasing=0.25,
-        mixup=0.8,
-        cutmix=1.0,
-        mix_probability=1.0,
-        mix_switch=0.5,
-        label_smoothing=0.1,
-        repeats=3,
-    ),
-    "3-augment": dict(
-        scale=(0.08, 1.0),
-        ratio=_THIRDS,
-        hflip=0.5,
-        auto_augment="3-augment",
-        color_jitter=0.3,
-        random_erasing=0.0,
-        mixup=0.8,
-        cutmix=1.0,
-        mix_probability=1.0,
-        mix_switch=0.5,
-        label_smoothing=0.0,
-        repeats=3,
-    ),
-    "light": dict(
-        scale=(0.5, 1.0),
-        ratio=_THIRDS,
-        hflip=0.5,
-        auto_augment="none",
-        color_jitter=0.0,
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        mix_probability=1.0,
-        mix_switch=0.5,
-        label_smoothing=0.1,
-        repeats=1,
-    ),
-    "none": dict(
-        scale=(1.0, 1.0),
-        ratio=(1.0, 1.0),
-        hflip=0.0,
-        auto_augment="none",
-        color_jitter=0.0,
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        mix_probability=1.0,
-        mix_switch=0.5,
-        label_smoothing=0.0,
-        repeats=1,
-    ),
+    "deit": _DEIT,
+    "3-augment": _DEIT
+    | dict(auto_augment="3-augment", color_jitter=0.3, random_erasing=0.0, label_smoothing=0.0),
+    "light": _LIGHT,
+    "none": _LIGHT | dict(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, label_smoothing=0.0),
 }
 
 
