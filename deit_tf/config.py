@@ -21,16 +21,19 @@ Size = int | tuple[int, int]
 Triple = tuple[float, float, float]
 
 
-def height_width(size: Size) -> tuple[int, int]:
+def height_width(size: Size, name: str = "image_size") -> tuple[int, int]:
     """`(height, width)` of a size given as one number or as a pair.
 
+    Args:
+        size: In pixels.
+        name: The argument that it came as.
     Raises:
         ValueError: If it is neither, or not 1 to `MAX_SIDE`.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(s, int) and 0 < s <= MAX_SIDE for s in pair):
+    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in pair):
         raise ValueError(
-            f"`image_size` takes a whole number from 1 to {MAX_SIDE} or a pair (height, width) of "
+            f"`{name}` takes a whole number from 1 to {MAX_SIDE} or a pair (height, width) of "
             f"them. Received: {size!r}"
         )
     return pair

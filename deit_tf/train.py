@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from deit_tf.config import TrainConfig, check_config
+from deit_tf.config import DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
 from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.files import replacing, write_json
@@ -68,7 +68,14 @@ def train_teacher(
 
 def _recipe_of_teacher(config: TrainConfig) -> TrainConfig:
     teacher = config.teacher
-    return replace(config, augment=teacher.augment, optim=teacher.optim, epochs=teacher.epochs)
+    alone = DistillConfig(kind="none")  # it learns from the labels
+    return replace(
+        config,
+        augment=teacher.augment,
+        optim=teacher.optim,
+        epochs=teacher.epochs,
+        distill=alone,
+    )
 
 
 def _run(
@@ -87,14 +94,19 @@ def _run(
         tf.config.experimental.enable_op_determinism()
 
     folder = RunFolder(Path(config.out))
-    rule = folder.split_rule if folder.is_stopped and not overwrite else "threshold"
+    goes_on = folder.is_stopped and not overwrite
+    if goes_on and not folder.tells_orientation:
+        config, given = _unturned(config), _unturned(given)
+    rule = folder.split_rule if goes_on else "threshold"
     sources = open_sources(config.data, rule)
     facts = _facts(config, sources, strategy) | {"split": rule}
 
     with _kept_for_this_process(folder, strategy):
         folder.check_free(facts, overwrite)
-        if folder.is_stopped and not overwrite and not accept_changes:
-            folder.check_unchanged(config, recipe(read_config(folder.config)), facts)
+        if goes_on and not accept_changes:
+            begun = recipe(read_config(folder.config))
+            then = begun if folder.tells_orientation else _unturned(begun)
+            folder.check_unchanged(config, then, facts)
 
         with strategy.scope(), _reproducible(config):
             task = build(config, sources)
@@ -104,6 +116,10 @@ def _run(
             _train(task, config, folder, facts, strategy)
 
     return folder.path
+
+
+def _unturned(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=replace(config.data, exif_orientation=False))
 
 
 def _facts(

@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 
 # TensorFlow turns its oneDNN kernels on by itself only where the CPU has AVX512-VNNI or better.
-# Elsewhere inference is 1.3 to 1.6 times as fast with them. It is read when TensorFlow is loaded.
+# Elsewhere inference is slower without them. It is read when TensorFlow is loaded.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from grpc_api import serve_grpc

@@ -38,3 +38,5 @@ def test_it_goes_on(tmp_path, caplog):
     summary = RunFolder(out).read_summary()
     assert summary["epochs"] == 2 and summary["training_images"] == 1437
     assert (out / "student.keras").is_file()
+    # It turned no photographs when it began, and now says so.
+    assert not read_config(out / "config.yaml").data.exif_orientation

@@ -388,6 +388,17 @@ def test_a_stopped_run_of_another_config_is_refused(runs, stopped, capsys):
     )
 
 
+def test_a_stopped_teacher_goes_on_where_the_config_names_it(runs, tmp_path, monkeypatch):
+    """Its own files, gone with --overwrite, have no part in it; nor has how a student learns."""
+    begun = []
+    monkeypatch.setattr(train, "_train", lambda task, *rest: begun.append(task))
+    folder = shutil.copytree(runs / "teacher", tmp_path / "teacher")
+    arguments = ["train-teacher", *QUICK, "--distill.teacher", str(folder), "--out", str(folder)]
+    main([*arguments, "--overwrite"])
+    main([*arguments, "--distill.alpha", "0.3"])
+    assert len(begun) == 2
+
+
 def test_other_steps_per_epoch_are_refused_whatever_is_accepted(runs, stopped, capsys):
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from deit_tf.cli import exports, parsers
-from deit_tf.cli.console import console
+from deit_tf.cli.console import console, folded
 from deit_tf.cli.refusals import printable
 from deit_tf.config import TrainConfig
 
@@ -149,9 +149,11 @@ def _name_failed(failed: list[dict], count: int) -> int | None:
 
 def _convert(arguments: Namespace) -> None:
     from deit_tf.runs import load_run
+    from deit_tf.runs.load import warn_if_assumed
     from deit_tf.weights.files import write_weights
 
     run = load_run(arguments.source, arguments.model)
+    warn_if_assumed(run, arguments.source)
     preprocessing = run.processor.to_preprocessor_config(arguments.layout)
     out = write_weights(
         run.model,
@@ -188,10 +190,8 @@ def _models(arguments: Namespace) -> None:
 def _compare(arguments: Namespace) -> None:
     from deit_tf.evaluation.report import compare
 
-    table = compare(arguments.runs)
+    table = folded(compare(arguments.runs))
     table.box = None
-    for column in table.columns:
-        column.overflow = "fold"
     console().print(table)
 
 

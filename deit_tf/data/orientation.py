@@ -28,23 +28,20 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turn [H, W, 3] upright, or [W, H, 3] where it lies on its side."""
-    transposed = tf.transpose(image, [1, 0, 2])
     branches = [
-        functools.partial(tf.reverse, source, tf.constant(axes, tf.int32))
-        for source, axes in (
-            (image, []),
-            (image, [1]),
-            (image, [0, 1]),
-            (image, [0]),
-            (transposed, []),
-            (transposed, [1]),
-            (transposed, [0, 1]),
-            (transposed, [0]),
-        )
+        functools.partial(_turned, image, axes, on_its_side)
+        for on_its_side in (False, True)
+        for axes in ([], [1], [0, 1], [0])
     ]
     turned = tf.switch_case(orientation - 1, branches)
 
     return tf.ensure_shape(turned, [None, None, image.shape[-1]])
+
+
+def _turned(image: tf.Tensor, axes: list[int], on_its_side: bool) -> tf.Tensor:
+    # In the branch: what stands outside of it is computed for upright images as well.
+    source = tf.transpose(image, [1, 0, 2]) if on_its_side else image
+    return tf.reverse(source, axes) if axes else tf.identity(source)
 
 
 def _of_jpeg(encoded: tf.Tensor) -> tf.Tensor:

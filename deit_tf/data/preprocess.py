@@ -120,10 +120,9 @@ class ImageProcessor:
                     f"Received: {values}"
                 )
 
-        if any(
-            before < after
-            for before, after in zip(height_width(self.before_crop), self.size, strict=True)
-        ):
+        named = "image_size / crop_ratio" if self.resize_to is None else "resize_to"
+        before_crop = height_width(self.before_crop, named)
+        if any(before < after for before, after in zip(before_crop, self.size, strict=True)):
             raise ValueError(
                 f"`resize_to` must not be smaller than the crop {self.size}. Received: "
                 f"{self.resize_to}"

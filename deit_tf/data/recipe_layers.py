@@ -230,8 +230,19 @@ class RandomChoice(SeededBatch, keras_cv.layers.RandomChoice):
         seed: See `Seeded`.
     """
 
-    def __init__(self, layers: list[keras.layers.Layer], seed: int = 0, **kwargs):
-        super().__init__(layers, seed=seed, **{**kwargs, "batchwise": True})
+    def __init__(
+        self,
+        layers: list[keras.layers.Layer],
+        seed: int = 0,
+        *,
+        batchwise: bool = True,
+        **kwargs,
+    ):
+        if not batchwise:
+            raise ValueError(
+                "`batchwise` is True: one layer for the whole batch. Received: batchwise=False"
+            )
+        super().__init__(layers, seed=seed, batchwise=True, **kwargs)
 
     def _augment(self, inputs):
         seed = self._batch_seed(inputs)

@@ -16,6 +16,7 @@ from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.models import heads
+from deit_tf.models.parts import image_size
 from deit_tf.training.inputs import check_images, distributions
 from deit_tf.training.trainer import BatchResult, Trainer
 
@@ -85,7 +86,10 @@ class Distiller(Trainer):
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
         self.train_heads = train_heads
-        self.processor = processor or ImageProcessor(student.input_shape[1:3])
+        declared = image_size(student)
+        self.processor = processor or (
+            ImageProcessor(declared) if all(declared) else ImageProcessor()
+        )
         self.teacher = teacher
 
     @property
@@ -106,7 +110,9 @@ class Distiller(Trainer):
     @teacher.setter
     def teacher(self, teacher: Teacher | None):
         if teacher is not None:
-            teacher.check(self.student)
+            shape = self.student.input_shape[1:]  # [H, W, 3], None where it takes any
+            size = [n or given for n, given in zip(shape, (*self.processor.size, 3), strict=True)]
+            teacher.check(self.student.output_shape[-1], size)
         self._teacher = teacher
 
     def batch_result(self, data, training):
@@ -143,13 +149,12 @@ class Distiller(Trainer):
         return labels, self.teacher.logits(images, self.processor)
 
     def _require_teacher(self):
-        if self.distills and self.teacher is None:
+        if self.teacher is None:
             raise ValueError(
                 f"Distiller(kind={self.kind!r}) has no teacher. Pass `teacher=Teacher(...)`, or "
                 "set `distiller.teacher` after loading, or choose kind='none'."
             )
-        if self.distills:
-            self.teacher.check_frozen()
+        self.teacher.check_frozen()
 
     def _parts(self, logits, targets, teacher_logits):
         """The two parts of the loss, [B] each; without a teacher the second is None."""

@@ -84,7 +84,8 @@ def changing_facts(config: TrainConfig, sources: tuple[Source, Source]) -> Facts
         sources: Its images to train on and those held out.
     """
     distill = config.distill
-    teacher = distill.teacher if distill.kind != NONE else None
+    learns = config.task == "classify" and distill.kind != NONE
+    teacher = distill.teacher if learns else None
     return {
         "data.content": _content(config.data.source, sources),
         "teacher.files": teacher_files(teacher) if teacher else None,

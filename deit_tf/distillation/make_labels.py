@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import track
 
-from deit_tf.config import TrainConfig, check_labeling
+from deit_tf.config import CHANNELS, TrainConfig, check_labeling
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
 from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
 from deit_tf.distillation.label_files import (
@@ -71,7 +71,14 @@ def make_labels(
 
     with _precision(config.precision):
         teacher = load_teacher(config.distill.teacher, sources[0].class_names, processor)
-    _check_answers(teacher, len(sources[0].class_names), config.distill.top_k)
+    classes, top_k = len(sources[0].class_names), config.distill.top_k
+    teacher.check(classes, (*processor.size, CHANNELS))
+    if not 0 <= top_k < classes:
+        raise ValueError(
+            f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, "
+            f"{classes - 1} the whole distribution. Received: {top_k}"
+        )
+
     facts = run_facts(config, sources, processor) | first_batch(config, sources[0], processor)
     facts |= teacher_facts(teacher, config.distill.teacher)
     layout = Layout.of(_agree_on(folder, facts, config.data.batch_size))
@@ -81,7 +88,12 @@ def make_labels(
     log.info("%d files of %d to make in %s", len(wanted), last - first, folder)
     steps = sum(unit.stop - unit.start for unit in wanted)
     answers = iter(
-        track(_answers(wanted, layout, teacher, config, sources), "Labeling", steps, transient=True)
+        track(
+            _answers(wanted, layout, teacher, config, sources, processor),
+            "Labeling",
+            steps,
+            transient=True,
+        )
     )
 
     for unit in wanted:
@@ -114,22 +126,6 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _check_answers(teacher: Teacher, classes: int, top_k: int) -> None:
-    answers = (
-        teacher.model.output_shape[-1] if teacher.class_order is None else len(teacher.class_order)
-    )
-    if answers != classes:
-        raise ValueError(
-            f"Teacher {teacher.name!r} has {answers} classes and the data {classes}. Train a "
-            "teacher on the same classes with `deit-tf train-teacher`."
-        )
-    if not 0 <= top_k < classes:
-        raise ValueError(
-            f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, "
-            f"{classes - 1} the whole distribution. Received: {top_k}"
-        )
-
-
 def _agree_on(folder: Path, facts: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     """The manifest of a folder, written if there is none, refused if it tells of something else."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,12 +151,15 @@ def _answers(
     teacher: Teacher,
     config: TrainConfig,
     sources: tuple[Source, Source],
+    processor: ImageProcessor,
 ) -> Iterator[Answers]:
     """The answers at every step of these files, in their order."""
-    answer = _answerer(teacher, student_processor(config), layout.top_k)
+    answer = _answerer(teacher, processor, layout.top_k)
     for run in _runs(units, layout):
         first, stop = layout.span(run[0])[0], layout.span(run[-1])[1]
-        yield from map(answer, _batches(first, stop, run[0].epoch is None, config, sources, layout))
+        held_out = run[0].epoch is None
+        batches = _batches(first, stop, held_out, config, sources, layout, processor)
+        yield from map(answer, batches)
 
 
 def _runs(units: Iterable[Unit], layout: Layout) -> Iterator[list[Unit]]:
@@ -185,9 +184,10 @@ def _batches(
     config: TrainConfig,
     sources: tuple[Source, Source],
     layout: Layout,
+    processor: ImageProcessor,
 ) -> tf.data.Dataset:
     """The images of steps first to stop - 1, as the student will see them."""
-    data, processor = config.data, student_processor(config)
+    data = config.data
     if held_out:
         start, count = first * data.batch_size, (stop - first) * data.batch_size
         part = replace(sources[1], read=lambda seed: sources[1].read(seed).skip(start).take(count))

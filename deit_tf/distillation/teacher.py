@@ -123,15 +123,18 @@ class Teacher:
         """What the network gives, float32 [B, K], for images made by the student's processor."""
         return tf.cast(self.model(self._adapt(images, processor), training=False), tf.float32)
 
-    def check(self, student: keras.Model) -> None:
-        """Check that it can teach `student`, by running it on two images of noise.
+    def check(self, classes: int, image_shape: Sequence[int]) -> None:
+        """Check that it can teach a student, by running it on two images of noise.
 
+        Args:
+            classes: Of the student.
+            image_shape: [H, W, 3] of the student's images.
         Raises:
             ValueError: If it is not frozen, has another class count, or gives no finite numbers, or
                 none that are what `from_logits` says.
         """
         self.check_frozen()
-        classes, outputs = student.output_shape[-1], self.model.output_shape[-1]
+        outputs = self.model.output_shape[-1]
         if self.class_order is not None:
             _check_order(self.name, self.class_order, classes, outputs)
         elif outputs != classes:
@@ -141,7 +144,7 @@ class Teacher:
                 "pick the student's among the teacher's."
             )
 
-        shape = (2, *student.input_shape[1:])
+        shape = (2, *image_shape)
         noise = tf.constant(np.random.default_rng(0).normal(size=shape).astype("float32"))
         answers = self._outputs(noise, ImageProcessor(shape[1:3])).numpy()
         if not np.isfinite(answers).all():

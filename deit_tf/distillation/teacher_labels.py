@@ -156,7 +156,6 @@ def open_cache(
     config: TrainConfig,
     sources: tuple[Source, Source],
     processor: ImageProcessor | None = None,
-    first_step: int = 0,
 ) -> Cache:
     """Open labels that `make_labels` made, for a run that trains on the same stream; no teacher is
     loaded.
@@ -171,7 +170,6 @@ def open_cache(
         config: The run; labels of its epochs must be there, and of the held-out images.
         sources: Its images to train on and those held out.
         processor: What the student expects of its images; by default as `config` says.
-        first_step: Labels of steps before this one may be missing.
     Raises:
         FileNotFoundError: If there are no labels.
         ValueError: If they were made for another stream or teacher, which it names; if some are
@@ -191,7 +189,7 @@ def open_cache(
             "folder, or set `distill.kind` to hard."
         )
 
-    _check_complete(folder, layout, config.epochs, first_step)
+    _check_complete(folder, layout, config.epochs)
     check_same(
         folder, then, first_batch(config, sources[0], processor)
     )  # last, as it takes longest
@@ -249,9 +247,9 @@ def check_same(folder: Path, then: Mapping, now: Mapping, left_out: Sequence[str
         )
 
 
-def _check_complete(folder: Path, layout: Layout, epochs: int, first_step: int) -> None:
+def _check_complete(folder: Path, layout: Layout, epochs: int) -> None:
     """Read every file that a run will need, and name what is missing or damaged."""
-    units = [*layout.units_from(first_step, epochs), *layout.held_out_units()]
+    units = [*layout.training_units(range(epochs)), *layout.held_out_units()]
     flaws = {unit: layout.flaw(folder, unit) for unit in units}
     if damaged := [str(folder / unit.name) for unit, flaw in flaws.items() if flaw == "damaged"]:
         raise ValueError(

@@ -14,6 +14,7 @@ from deit_tf.models import VARIANTS
 from deit_tf.models.regnet import REGNETY
 from deit_tf.models.resnet import RESNET, create_resnet
 from deit_tf.runs import class_order, is_keras, load_run
+from deit_tf.runs.load import warn_if_assumed
 from deit_tf.zoo import create_regnety
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,11 @@ def _run_teacher(
     run = load_run(source, model)
     run.model.trainable = False
     processor = _with_size(run.processor, run.model, student)
-    in_no_run = run.config is None and is_keras(source)
-    if in_no_run:
+    bare = run.assumed and is_keras(source)
+    if bare:
         processor = None  # the network may show what it takes
+    else:
+        warn_if_assumed(run, source)
 
     order = None
     if run.labels:
@@ -90,7 +93,7 @@ def _run_teacher(
             ) from error
 
     teacher = Teacher(run.model, processor, class_order=order, name=name)
-    if in_no_run:
+    if bare:
         assumed = (
             "Teacher %r lies in no run: images normalized with mean %s and std %s are assumed."
         )

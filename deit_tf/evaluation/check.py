@@ -2,6 +2,7 @@
 check`.
 """
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from deit_tf.exporting.formats import Export, find_exports
 from deit_tf.exporting.reference import BATCH, keras_logits
 from deit_tf.exporting.signatures import BYTES, IMAGES
 from deit_tf.runs import Run, load_run
+from deit_tf.runs.load import warn_if_assumed
 
 COLUMNS = (
     "artifact",
@@ -118,6 +120,7 @@ def compare_exports(
         ValueError: If there are no pictures, or nothing to compare.
     """
     loaded = load_run(run)
+    warn_if_assumed(loaded, run)
     shown = held_out(loaded, pictures, source)
     if shown is None:
         raise ValueError(
@@ -148,8 +151,6 @@ def find_answers(
 ) -> Iterator[Answer]:
     """Every export below some folders, by each of its entries."""
     for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {folder}.")
         for export in find_exports(folder):
             name = str(export.path.relative_to(folder.parent))
             yield from _export_answers(export, name, run, pictures)
@@ -184,8 +185,10 @@ def elsewhere(python: str, version: Path, pictures: Pictures) -> dict[str, np.nd
 
         # The script comes by the standard input: run by its name it would see its neighbors here
         # before modules of theirs that are called alike.
+        # Of a path with folders, as it is meant here; its links stay, which a venv has.
+        program = os.path.abspath(python) if os.sep in python else python
         done = subprocess.run(
-            [python, "-", str(version.absolute()), str(given), str(out)],
+            [program, "-", str(version.absolute()), str(given), str(out)],
             input=OTHER.read_text(encoding="utf-8"),
             capture_output=True,
             text=True,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -92,6 +92,7 @@ def evaluate(
         raise FileNotFoundError(
             f"{path} has no config beside it. Pass --run RUN, or --source for the images."
         )
+    _check_tfds(source or data.source, split=split, data_dir=data_dir)
     if split is not None:
         data = replace(data, train_split=split, eval_split=split)
     if real_labels is not None and (out is not None or source is None):
@@ -116,6 +117,17 @@ def evaluate(
         _write(Path(out), figures, counted.confusion, images.class_names)
 
     return figures
+
+
+def _check_tfds(source: str, **settings: str | None) -> None:
+    """Refuse settings that would play no part."""
+    for name, setting in settings.items():
+        if setting is not None and not source.startswith("tfds:"):
+            raise ValueError(
+                f"`{name}` is for TFDS alone, `source` tfds:NAME; of a run's own folder the "
+                "held-out images are taken, of another `source` its evaluation split or all. "
+                f"Received: {name}={setting!r} with {source}"
+            )
 
 
 class _Counts:
@@ -220,6 +232,11 @@ def _right(order: np.ndarray | None, truth: Sequence[frozenset[int]] | None, lab
     )
 
 
+def _csv(file: Path) -> TextIO:
+    """Open a file for csv.writer, which ends its lines itself."""
+    return file.open("w", encoding="utf-8", newline="")
+
+
 def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Sequence[str]) -> None:
     """evaluation.json, per_class.csv, confusion.csv, confusion.png; `confusion` counts [true,
     answered].
@@ -228,14 +245,14 @@ def _write(out: Path, figures: dict[str, Any], confusion: np.ndarray, names: Seq
     write_json(figures, out / "evaluation.json")
     cells = [csv_cell(name) for name in names]
 
-    with replacing(out / "per_class.csv") as temporary, temporary.open("w", newline="") as file:
+    with replacing(out / "per_class.csv") as temporary, _csv(temporary) as file:
         rows = csv.writer(file)
         rows.writerow(["class", "images", "right", "accuracy"])
         for label, name in enumerate(cells):
             images, right = int(confusion[label].sum()), int(confusion[label, label])
             rows.writerow([name, images, right, f"{right / images:.6f}" if images else ""])
 
-    with replacing(out / "confusion.csv") as temporary, temporary.open("w", newline="") as file:
+    with replacing(out / "confusion.csv") as temporary, _csv(temporary) as file:
         rows = csv.writer(file)
         rows.writerow(["true", *cells, "other"])
         rows.writerows([name, *map(int, row)] for name, row in zip(cells, confusion, strict=True))

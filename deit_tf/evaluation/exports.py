@@ -3,7 +3,6 @@
 How a model becomes an artifact: deit_tf/exporting; here it meets its run, and the figures a table.
 """
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,8 @@ from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
 from deit_tf.exporting.signatures import BYTES, HEADS, IMAGES, ROLLOUT
 from deit_tf.exporting.tflite import check_variant, export_tflite, latencies
 from deit_tf.files import read_class_names
-from deit_tf.runs import Run, is_keras, load_run
-
-log = logging.getLogger(__name__)
+from deit_tf.runs import Run, load_run
+from deit_tf.runs.load import warn_if_assumed
 
 COLUMNS = (
     "variant",
@@ -89,7 +87,8 @@ def export_run_saved_model(
         ExportError: If it differs from Keras; nothing is left behind.
     """
     _check_counts(pictures=pictures)
-    loaded = _load_to_export(run)
+    loaded = load_run(run)
+    warn_if_assumed(loaded, run)
     compared = held_out(loaded, pictures, source)
     return export_saved_model(
         loaded.model,
@@ -160,7 +159,8 @@ def export_run_tflite(
     _check_counts(pictures=pictures, calibration=calibration, threads=threads)
 
     # What is compared on was held out, what is calibrated on was trained on.
-    loaded = _load_to_export(run)
+    loaded = load_run(run)
+    warn_if_assumed(loaded, run)
     compared = held_out(loaded, pictures, source)
     trained_on = training(loaded, calibration, source) if "int8" in variants else None
     images = None if compared is None else compared.images
@@ -216,19 +216,6 @@ def ops_text(files: TFLiteFiles) -> str:
         ops = ", ".join(f"{name} {count}" for name, count in report["ops"].items())
         lines.append(f"{variant}: {sum(report['ops'].values())} ops: {ops}")
     return "\n".join(lines)
-
-
-def _load_to_export(path: str) -> Run:
-    """A run; a warning where an assumption about its images would go into the artifact."""
-    run = load_run(path)
-    if run.config is None and is_keras(path):
-        log.warning(
-            "%s lies in no run: the original's preprocessing is assumed, and goes into the export: "
-            "%s.",
-            path,
-            run.processor,
-        )
-    return run
 
 
 def _class_names(run: Run, file: str | None) -> Sequence[str] | None:

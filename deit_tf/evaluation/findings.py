@@ -256,9 +256,9 @@ class Findings:
         images, expected = self._compared_on
         try:
             limits = export.limits()
+            wrong = export.mismatch(self.run.processor)
             logits = export.load()(images, self.run.processor)
             measured, agreed = deviation(logits, expected), agreement(logits, expected)
-            wrong = export.mismatch(self.run.processor)
         except (ExportError, ValueError, RuntimeError, OSError) as error:
             return Artifact(path, size, error=str(error))
 

@@ -1,8 +1,8 @@
-"""Run a SavedModel with the TensorFlow of this interpreter; started by check.py --python, knows
-nothing of deit_tf.
+"""Run a SavedModel with the TensorFlow of another interpreter, 2.15 or later, without deit_tf.
 
-python3.11 export/other_tensorflow.py served/student/1 pictures.npz logits.npz        # TensorFlow
-2.15 and later
+`deit-tf export check --python INTERPRETER` feeds it this file:
+
+    INTERPRETER - served/student/1 pictures.npz logits.npz < deit_tf/evaluation/other_tensorflow.py
 """
 
 import sys

@@ -21,7 +21,8 @@ from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
 from deit_tf.models import heads
 from deit_tf.models.parts import has_two_heads
-from deit_tf.runs import Run, is_keras, load_run, run_config
+from deit_tf.runs import Run, load_run, run_config
+from deit_tf.runs.load import warn_if_assumed, warn_of_assumption
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def _open_export(export: Export, run: str | None) -> Opened:
     own = export.sidecar() or Sidecar()
     loaded = export.load()
     around = load_run(run) if run else _nearest_run(export.path)
-    if run is not None and not _is_bare(run, around):
+    if run is not None and not around.assumed:
         processor, labels = around.processor, around.labels
         if not own.agrees_with(processor):
             log.warning(
@@ -223,7 +224,7 @@ def _assumed_processor(export: Export, loaded: LoadedExport, around: Run | None)
     """What an export may expect that does not say it; with a warning."""
     if around is None:
         processor = ImageProcessor(loaded.image_size)
-        _warn_of_assumption(export.path, processor)
+        warn_of_assumption(export.path, processor)
         return processor
 
     log.warning(
@@ -244,20 +245,6 @@ def _names_in_graph(loaded: LoadedExport) -> tuple[str, ...] | None:
     return names if names and names != numbers else None
 
 
-def _is_bare(path: str, run: Run) -> bool:
-    """Whether nothing tells what a Keras model expects, so that its processor is assumed."""
-    return run.config is None and is_keras(path)
-
-
-def _warn_of_assumption(path: str | Path, processor: ImageProcessor) -> None:
-    log.warning(
-        "%s lies in no run (--run RUN) and does not say what images it expects: the original's "
-        "preprocessing is assumed, %s.",
-        path,
-        processor,
-    )
-
-
 def _open_keras(
     path: str, run: str | None, name: str | None, strategy: tf.distribute.Strategy | None
 ) -> Opened:
@@ -269,9 +256,7 @@ def _open_keras(
                 "[B, C]."
             )
         described = load_run(run) if run else own
-        assumed = _is_bare(run or path, described)
-        if assumed:
-            _warn_of_assumption(path, described.processor)
+        warn_if_assumed(described, run or path)
         network = heads(own.model) if has_two_heads(own.model) else own.model
 
     call = network.predict_on_batch if strategy is None else _spread(network, strategy)
@@ -282,7 +267,9 @@ def _open_keras(
             return {"mean": np.asarray(logits)}
         return {"mean": (logits["cls"] + logits["dist"]) / 2, **logits}
 
-    return Opened(predict, described.processor, described.labels, described.config, assumed)
+    return Opened(
+        predict, described.processor, described.labels, described.config, described.assumed
+    )
 
 
 def _spread(network: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], Any]:

@@ -181,7 +181,13 @@ def find_export(path: str | Path) -> Export | None:
 
 
 def find_exports(folder: Path) -> list[Export]:
-    """All exports below a folder, form after form, sorted by path."""
+    """All exports below a folder, form after form, sorted by path.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
     return [
         Export(form, located)
         for form in FORMATS

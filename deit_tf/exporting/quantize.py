@@ -3,7 +3,7 @@ calibrated ranges.
 
 Outliers of LayerNorm move into the next kernel first (SmoothQuant, Xiao et al. 2023, equation 4);
 litert-quantizer
-rewrites the file. What was tried, with figures: export/README.md.
+rewrites the file. What was tried, with figures: docs/export-measurements.md.
 """
 
 import contextlib

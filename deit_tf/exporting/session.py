@@ -100,7 +100,12 @@ class LoadedModel:
         self, signature: str, batch: np.ndarray, processor: ImageProcessor | None = None
     ) -> np.ndarray:
         """Logits [B, C] of a batch in the form that `signature` takes."""
-        return self._run_graph(signature, batch)["logits"]
+        answers = self._run_graph(signature, batch)
+        if "logits" not in answers:
+            raise ExportError(
+                f"{self.path} gives no `logits` by {signature!r}, only {', '.join(sorted(answers))}"
+            )
+        return answers["logits"]
 
     def _run_graph(self, signature: str, batch: np.ndarray) -> dict[str, np.ndarray]:
         try:

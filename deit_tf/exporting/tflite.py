@@ -21,8 +21,9 @@ from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.compare import EXACT, ExportError, Limits, agreement, deviation
 from deit_tf.exporting.litert import LiteModel, latencies, load_tflite, op_counts
 from deit_tf.exporting.quantize import quantize_int8, smooth
-from deit_tf.exporting.reference import comparison_images, float32_twin
+from deit_tf.exporting.reference import comparison_images, float32_twin, keras_logits
 from deit_tf.exporting.sidecar import (
+    GRAPH_FILE,
     INPUTS,
     SUFFIX,
     Sidecar,
@@ -125,10 +126,12 @@ def export_tflite(
         calibration = _checked_calibration(model, calibration)
 
     model = float32_twin(model)
+    seen = samples
     if input_type == "uint8":
         samples = processor.to_pixels(samples)
+        seen = processor.normalize(samples)
     content = _converted(model, variant, input_type, processor, calibration)
-    logits = np.asarray(_call(model, input_type, processor)(samples))  # [n, C]
+    logits = keras_logits(model, seen)  # [n, C]
 
     with staging(file.parent) as folder:
         staged, rejected = folder / file.name, file.with_name(f"{file.name}.rejected")
@@ -319,7 +322,7 @@ def save_fixed_batch(model: keras.Model, call: Callable, dtype: np.dtype, direct
     spec = tf.TensorSpec((1, *model.input_shape[1:]), dtype, name="images")
     run = tf.function(lambda images: {"logits": call(images)}, input_signature=[spec])
     tf.saved_model.save(module, directory, signatures=run)
-    _rearrange_gelu(Path(directory, "saved_model.pb"))
+    _rearrange_gelu(Path(directory, GRAPH_FILE))
 
 
 def _rearrange_gelu(file: Path) -> None:

@@ -161,6 +161,11 @@ class RunFolder:
             return "threshold"
         return read_json(self.facts).get("split", "rank")  # runs of before did not say
 
+    @property
+    def tells_orientation(self) -> bool:
+        """Whether its config says if photographs are turned upright; runs of before turned none."""
+        return "exif_orientation:" in self.config.read_text(encoding="utf-8")
+
     # A run begins, and goes on
 
     @contextmanager

@@ -36,6 +36,8 @@ class Run:
         labels: Class names by label; None where nothing tells them.
         config: How it was trained; None for a model file that is not in a run.
         split_rule: How its folder of images was split.
+        assumed: Whether nothing tells what it expects of its images, so that `processor` is the
+            original's.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Run:
     labels: tuple[str, ...] | None
     config: TrainConfig | None
     split_rule: SplitRule = "threshold"
+    assumed: bool = False
 
     @cached_property
     def sources(self) -> tuple[Source, Source]:
@@ -92,7 +95,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
 
     class_names = _class_names(folder / CLASS_NAMES_FILE, model)
     if config is None:
-        return Run(file.stem, model, processor, class_names, None)
+        return Run(file.stem, model, processor, class_names, None, assumed=True)
     rule = RunFolder(folder).split_rule
     return Run(folder.name, model, processor, class_names, config, rule)
 
@@ -124,11 +127,23 @@ def _foreign_run(source: str | Path, name: str | None) -> Run:
     processor = ImageProcessor(model.input_shape[1:3])
     if facts.preprocessor:
         processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)
-    else:
-        log.warning(
-            "%s tells no preprocessing: that of the original is taken, %s.", source, processor
-        )
-    return Run(model.name, model, processor, facts.labels, None)
+    return Run(model.name, model, processor, facts.labels, None, assumed=not facts.preprocessor)
+
+
+def warn_if_assumed(run: Run, path: str | Path) -> None:
+    """Say so where nothing tells what the model at `path` expects; whoever feeds it calls this."""
+    if run.assumed:
+        warn_of_assumption(path, run.processor)
+
+
+def warn_of_assumption(path: str | Path, processor: ImageProcessor) -> None:
+    """Say that nothing tells what the model at `path` expects, and what is taken instead."""
+    log.warning(
+        "%s lies in no run and does not say what images it expects: the original's preprocessing "
+        "is assumed, %s.",
+        path,
+        processor,
+    )
 
 
 def load_network(path: str | Path) -> keras.Model:

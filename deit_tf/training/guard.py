@@ -20,6 +20,10 @@ class FiniteGuard:
         self.precision = precision
         self._skipped, self._in_a_row = 0.0, 0
 
+    def begin_epoch(self) -> None:
+        """Count anew as the figures do; steps skipped in a row go on."""
+        self._skipped = 0.0
+
     def check_step(self, figures: dict[str, float], where: str, lr: float, last: str) -> None:
         """Check the figures of a step.
 

@@ -42,7 +42,11 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(each, handler)
 
     if threading.current_thread() is threading.main_thread():
-        before = {each: signal.signal(each, keep) for each in SIGNALS}
+        handlers = {each: signal.getsignal(each) for each in SIGNALS}
+        # Not one that is ignored, as by nohup, nor one from outside of Python.
+        before = {each: h for each, h in handlers.items() if h not in (None, signal.SIG_IGN)}
+        for each in before:
+            signal.signal(each, keep)
     try:
         yield request
     finally:

@@ -107,6 +107,7 @@ class Loop:
         verbosity = _verbosity(self.strategy)
         progress = keras.utils.Progbar(self.steps, verbose=verbosity, unit_name="step")
         self.trainer.reset_metrics()
+        running.guard.begin_epoch()
 
         started, waited = time.perf_counter(), 0.0
         for step in range(position.step + 1, self.steps + 1):
@@ -165,12 +166,11 @@ class Loop:
         now = _floats(self.trainer.get_metrics_result())
         if not position.figures:
             return now
-        done = position.step / step
-        both = {
-            name: done * value + (1 - done) * now[name] for name, value in position.figures.items()
-        }
+        then, done = position.figures, position.step / step
+        # A figure that the run did not have before, under a config that was changed, begins here.
+        both = {n: done * then.get(n, value) + (1 - done) * value for n, value in now.items()}
         if "skipped_steps" in now:
-            both["skipped_steps"] = position.figures["skipped_steps"] + now["skipped_steps"]
+            both["skipped_steps"] = then.get("skipped_steps", 0.0) + now["skipped_steps"]
         return both
 
     def _evaluations(self) -> Callable[[], Figures]:

@@ -181,6 +181,9 @@ class SGD(LayerDecay, keras.optimizers.SGD):
         gradient = ops.cast(gradient, variable.dtype)
         if self._use_weight_decay(variable):
             gradient = gradient + self.decay * variable
+        if not self.momentum:  # Keras makes no momentums then
+            self.assign_sub(variable, rate * gradient)
+            return
         direction = self.momentums[self._get_variable_index(variable)]
         self.assign(direction, self.momentum * direction + gradient)
         self.assign_sub(variable, rate * (gradient + self.momentum * direction))

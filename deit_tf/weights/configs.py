@@ -60,12 +60,12 @@ def facts_beside(path: Path, keys: Iterable[str]) -> Facts:
     """
     config = _read(path.with_name(CONFIG))
     preprocessor = _read(path.with_name(PREPROCESSOR))
+    theirs = any(key.startswith(("deit.", "vit.")) for key in keys)
+    eps = HUGGING_FACE_EPS if theirs else TIMM_EPS
     if config is None:
-        theirs = any(key.startswith(("deit.", "vit.")) for key in keys)
-        eps = HUGGING_FACE_EPS if theirs else TIMM_EPS
         return Facts(str(path), layer_norm_eps=eps, preprocessor=preprocessor)
     try:
-        return _facts(str(path), config, preprocessor)
+        return _facts(str(path), {"layer_norm_eps": eps, **config}, preprocessor)
     except ValueError as error:
         raise ValueError(f"{path.with_name(CONFIG)}: {error}") from error
 
@@ -73,7 +73,7 @@ def facts_beside(path: Path, keys: Iterable[str]) -> Facts:
 def _facts(source: str, config: Mapping[str, Any], preprocessor: dict[str, Any] | None) -> Facts:
     pretrained = _object(config, "pretrained_cfg")
     arguments = _object(config, "model_args")
-    eps = config.get("layer_norm_eps", TIMM_EPS)
+    eps = config["layer_norm_eps"]
     if not _is_number(eps) or not 0 < eps < 1:
         raise _wrong("layer_norm_eps", "a number above 0 and below 1", eps)
 
@@ -208,10 +208,10 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
     features = state["head.weight" if block else "head.fc.weight"].shape[1]
     config = {"architecture": model.name, "num_classes": classes, "num_features": features}
     if block:
-        if not re.fullmatch(r"deit_(tiny|small|base)_(distilled_)?patch16_(224|384)", model.name):
-            config["architecture"] = (
-                f"deit_base{'_distilled' if 'dist_token' in state else ''}_patch16_224"
-            )
+        distilled = "_distilled" if "dist_token" in state else ""
+        published = rf"deit_(tiny|small|base){distilled}_patch16_(224|384)"
+        if not re.fullmatch(published, model.name):
+            config["architecture"] = f"deit_base{distilled}_patch16_224"
         config["model_args"] = {
             "img_size": list(model.input_shape[1:3]),
             "patch_size": state["patch_embed.proj.weight"].shape[-1],

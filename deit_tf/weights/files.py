@@ -141,6 +141,10 @@ def load_weights(
         log.info("%s: layer norms with epsilon %g.", facts.source, block["layer_norm_eps"])
 
 
+def _has(state: State, *endings: str) -> bool:
+    return any(key.endswith(endings) for key in state)
+
+
 def write_weights(
     model: keras.Model,
     folder: str | Path,
@@ -164,18 +168,25 @@ def write_weights(
         The folder.
     Raises:
         FileExistsError: If `folder` exists.
-        ValueError: If the model is no DeiT or RegNetY, the layout has no name for a weight, or the
-            labels are not as many as the classes.
+        ValueError: If the model is no DeiT or RegNetY, the layout has no name for it or a weight,
+            or the labels are not as many as the classes.
     """
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
     state = to_reference(model, layout)
-    deit = first_block(model) and any(
-        key.endswith(("head.weight", "classifier.weight")) for key in state
-    )
+    deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
     if not deit and "head.fc.weight" not in state:  # that of a RegNetY
         raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
+    if _has(state, "dist_token", "distillation_token") and not _has(
+        state, "head_dist.weight", "distillation_classifier.weight"
+    ):
+        raise ValueError(
+            f"`model` has a distillation token and no distillation head, as `distill.train_heads` "
+            f"cls makes it, and {layout} knows no such model: its loader would draw that head at "
+            "random. Train one with both heads, or export a SavedModel or .tflite file. Received: "
+            f"{model.name}"
+        )
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(
             f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"

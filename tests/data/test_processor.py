@@ -196,6 +196,11 @@ def test_the_same_object_inside_tf_data():
             "`interpolation` is bicubic or bilinear",
         ),
         (lambda: ImageProcessor(32, resize_to=31), "`resize_to` must not be smaller"),
+        (lambda: ImageProcessor(224, resize_to=70000), "`resize_to` takes a whole number"),
+        (lambda: ImageProcessor(224, crop_ratio=0.001), "`image_size / crop_ratio` takes a whole"),
+        (lambda: ImageProcessor(224.0), "`image_size` takes a whole number"),
+        (lambda: ImageProcessor(None), "`image_size` takes a whole number"),
+        (lambda: ImageProcessor(True), "`image_size` takes a whole number"),
         (lambda: ImageProcessor(32, resize_to=(64, 31)), "`resize_to` must not be smaller"),
         (lambda: ImageProcessor(32, std=(0.0, 1.0, 1.0)), "`std` takes one finite number"),
         (

@@ -115,6 +115,11 @@ def test_a_batch_is_mixed_by_the_seed_of_its_first_image():
     np.testing.assert_array_equal(by_first["images"], by_all["images"])
 
 
+def test_a_choice_is_the_batchs():
+    with pytest.raises(ValueError, match="`batchwise` is True"):
+        RandomChoice([MixUp(0.8)], batchwise=False)
+
+
 def test_a_choice_takes_each_layer_half_the_time():
     choice = RandomChoice([RandomFlip(0.0), RandomFlip(1.0)])
     images = tf.constant([[[[0.0] * 3, [1.0] * 3]]])  # flipped, it begins with 1

@@ -284,6 +284,14 @@ def test_labels_of_the_wrong_kind_are_refused():
         distiller().fit(images, labels.astype("float32"), verbose=0)
 
 
+def test_a_student_of_any_size_trains():
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.GlobalAveragePooling2D()(inputs)
+    made = distiller(student=keras.Model(inputs, keras.layers.Dense(CLASSES)(features)))
+    assert made.processor == deit_tf.ImageProcessor()
+    made.fit(*batch(), batch_size=BATCH, verbose=0)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains(policy):
     keras.config.set_dtype_policy(policy)

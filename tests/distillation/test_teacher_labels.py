@@ -349,11 +349,6 @@ def test_what_is_missing_is_named(config, sources, cache, tmp_path):
     )
     with pytest.raises(ValueError, match=f"lacks the labels of {told}"):
         open_cache(folder, config, sources)
-    shutil.copy(cache / "held-out.steps-000000-000003.labels", folder)
-    # A run that goes on behind the gap needs no more.
-    open_cache(folder, replace(config, epochs=3), sources, first_step=2 * STEPS + 8)
-    with pytest.raises(ValueError, match=r"lacks the labels of epoch 2 \(steps 4 to 7\)\."):
-        open_cache(folder, replace(config, epochs=3), sources, first_step=2 * STEPS + 7)
     with pytest.raises(
         FileNotFoundError, match="holds no teacher labels. Make them with `deit-tf label`"
     ):
@@ -479,6 +474,19 @@ def test_configs_that_make_no_labels(config, tmp_path, changes, message):
             tmp_path / "labels",
             range(1),
         )
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_teacher_of_hidden_probabilities_makes_no_labels(soft_config, tmp_path):
+    """They would pass for logits, and teach that all classes are nearly alike."""
+    network = keras.models.load_model(soft_config.distill.teacher)
+    softmax = keras.layers.Softmax()(network.output)
+    hidden = keras.Model(network.input, keras.layers.Reshape((CLASSES,))(softmax))
+    hidden.save(tmp_path / "hidden.keras")
+
+    distill = replace(soft_config.distill, teacher=str(tmp_path / "hidden.keras"))
+    with pytest.raises(ValueError, match="gives probabilities"):
+        labeling.make_labels(replace(soft_config, distill=distill), tmp_path / "labels", range(1))
     assert not (tmp_path / "labels").exists()
 
 

@@ -181,13 +181,16 @@ def test_pictures_come_from_all_over_the_data(folder):
     assert len(held_out(run, 10**6).images) == 360  # all there are
 
 
-def test_another_interpreter_that_fails_is_told(folder, tmp_path):
+def test_another_interpreter_that_fails_is_told(folder, tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho no tensorflow here >&2\nexit 3\n")
     script.chmod(0o755)
     pictures = held_out(load_run(folder / "run"), 2)
     with pytest.raises(ExportError, match="no tensorflow here"):
         check.elsewhere(str(script), folder / "exports" / "run" / "1", pictures)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="no tensorflow here"):
+        check.elsewhere("./python", folder / "exports" / "run" / "1", pictures)
 
 
 @pytest.mark.skipif(

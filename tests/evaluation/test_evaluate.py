@@ -259,6 +259,13 @@ def test_a_split_of_tensorflow_datasets(tmp_path):
     assert (figures["images"], figures["top1"], figures["top5"]) == (5, 2 / 5, 1)
 
 
+@pytest.mark.parametrize("setting", ["split", "data_dir"])
+def test_what_is_for_tfds_alone_is_refused_elsewhere(tmp_path, setting):
+    deit_tf.create_model("deit_test", num_classes=10).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=f"`{setting}` is for TFDS alone"):
+        evaluate(str(tmp_path / "model.keras"), source="digits", **{setting: "train"})
+
+
 def real_images(folder, names):
     folder.mkdir()
     for name in names:

@@ -253,6 +253,11 @@ def test_a_run_without_its_data_or_teacher_says_so(runs, tmp_path, monkeypatch):
     assert "not at hand" in page.read_text() and headings(page) == ["Curves", "Config"]
 
 
+def test_a_folder_of_exports_that_is_not_there_is_named(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+        write_report(runs / "student", exports=tmp_path / "nowhere", out=tmp_path / "page.html")
+
+
 def test_an_unfinished_run_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path)])

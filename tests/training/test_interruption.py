@@ -37,6 +37,15 @@ def test_handlers_are_what_they_were():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_is_ignored_stays_so():
+    """As nohup and a shell's background have it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_request() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_each_ends_as_a_shell_expects():
     with stop_request() as request:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -131,6 +131,14 @@ def test_sgd_is_torchs(reference):
     assert np.abs(trajectory(plain, reference) - torch).max() > 100 * difference
 
 
+def test_sgd_without_momentum_is_plain():
+    weight = keras.Variable([[1.0, -2.0]], name="kernel")
+    optimizer = SGD(0.5, weight_decay=0.1, momentum=0.0)
+    optimizer.build([weight])
+    optimizer.apply([keras.ops.array([[0.2, 0.4]])])
+    np.testing.assert_allclose(weight.numpy(), [[1 - 0.5 * 0.3, -2 - 0.5 * 0.2]], rtol=1e-6)
+
+
 def test_the_originals_schedule_holds_and_lags(reference):
     steps = 7
     schedule = WarmupCosine(1e-3, total_steps=300 * steps, warmup_steps=5 * steps, held_steps=steps)

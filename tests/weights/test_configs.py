@@ -100,3 +100,9 @@ def test_an_epsilon_that_is_none_is_refused(tmp_path, eps):
     file = write(tmp_path, CONFIG, HUGGING_FACE | {"layer_norm_eps": eps})
     with pytest.raises(ValueError, match="`layer_norm_eps` is a number above 0 and below 1"):
         facts_beside(file, [])
+
+
+def test_without_an_epsilon_it_is_the_librarys(tmp_path):
+    file = write(tmp_path, CONFIG, {"num_attention_heads": 3})
+    assert facts_beside(file, ["deit.x"]).layer_norm_eps == 1e-12
+    assert facts_beside(file, ["x"]).layer_norm_eps == 1e-6

@@ -181,6 +181,25 @@ def test_timm_config_of_a_published_model_names_it(tmp_path):
     assert config["model_args"]["depth"] == 1 and config["pretrained_cfg"]["classifier"] == "head"
 
 
+@pytest.mark.parametrize("distilled", [False, True])
+def test_timm_config_goes_by_the_tokens_not_by_the_name(tmp_path, distilled):
+    name = f"deit_tiny_{'' if distilled else 'distilled_'}patch16_224"
+    model = deit_tf.create_model(name, num_classes=4, depth=1, distilled=distilled)
+    out = write_weights(model, tmp_path / "out", layout="timm", preprocessing=TIMM_PREPROCESSING)
+    architecture = json.loads((out / "config.json").read_text())["architecture"]
+    assert ("distilled" in architecture) == distilled
+
+
+@pytest.mark.parametrize("layout", ["timm", "huggingface"])
+def test_a_token_without_its_head_has_no_name(tmp_path, layout):
+    """Their loaders would draw the second head at random."""
+    whole = deit_tf.create_model("deit_test", num_classes=4)
+    model = keras.Model(whole.input, whole.get_layer("head").output)
+    with pytest.raises(ValueError, match="no distillation head"):
+        write_weights(model, tmp_path / "out", layout=layout, preprocessing={})
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_there_is_not_overwritten_and_faults_leave_nothing(tmp_path):
     model = deit_tf.create_model("deit_test", num_classes=4)
     (tmp_path / "taken").mkdir()
