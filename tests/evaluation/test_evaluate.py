@@ -404,6 +404,13 @@ def test_the_config_of_another_tool_makes_no_run(tmp_path, capsys, caplog):
     assert load_run(tmp_path / "student.keras").config is None
 
 
+def test_weights_of_a_bare_file_are_written_with_a_warning(tmp_path, caplog):
+    """The preprocessing that goes beside them is assumed."""
+    deit_tf.create_model("deit_test", num_classes=3).save(tmp_path / "mine.keras")
+    main(["convert", str(tmp_path / "mine.keras"), "--out", str(tmp_path / "out")])
+    assert "mine.keras lies in no run" in caplog.text and "is assumed" in caplog.text
+
+
 def test_a_model_beside_a_config_of_ours_is_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {crop_ratio: 1.0}\n")
     assert run_above(tmp_path) is None
