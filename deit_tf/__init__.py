@@ -9,6 +9,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from deit_tf import onednn
+
+onednn.prefer()
+
 _PLACES = {
     "Distiller": "deit_tf.distillation.distiller",
     "ImageProcessor": "deit_tf.data.preprocess",

@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from deit_tf import onednn
 from deit_tf.config import DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
 from deit_tf.distillation.fingerprint import changing_facts
-from deit_tf.files import replacing, write_json
+from deit_tf.files import read_json, replacing, write_json
 from deit_tf.runs import RunFolder, read_config
 from deit_tf.tasks import Task, masked_task, student_task, teacher_task
 from deit_tf.training.checkpoints import Checkpoints
@@ -107,6 +108,8 @@ def _run(
             begun = recipe(read_config(folder.config))
             then = begun if folder.tells_orientation else _unturned(begun)
             folder.check_unchanged(config, then, facts)
+        if goes_on:
+            _warn_of_kernels(folder, facts)
 
         with strategy.scope(), _reproducible(config):
             task = build(config, sources)
@@ -135,8 +138,22 @@ def _facts(
         "labels": list(training.class_names),
         "replicas": replicas,
         "steps_per_epoch": steps_per_epoch(training, batch_size),
+        "onednn": onednn.is_on(),
         **changing_facts(config, sources),
     }
+
+
+def _warn_of_kernels(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Say so where a run goes on with kernels that round otherwise than those it began with."""
+    before = read_json(folder.facts).get("onednn")
+    if before not in (None, facts["onednn"]):
+        log.warning(
+            "The run began with TensorFlow's oneDNN kernels %s and goes on with them %s: sums are "
+            "rounded otherwise. To keep the bits, set %s=%d.",
+            *(("on", "off") if before else ("off", "on")),
+            onednn.SETTING,
+            before,
+        )
 
 
 def _kept_for_this_process(

@@ -8,9 +8,8 @@ class folders. --mean and --std are those that its images were normalized with, 
 
 import argparse
 
-import keras
-
 import deit_tf
+import keras
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfig, OptimConfig
 
 

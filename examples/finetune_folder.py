@@ -8,9 +8,8 @@ starts from scratch.
 
 import argparse
 
-import keras
-
 import deit_tf
+import keras
 from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
 
 

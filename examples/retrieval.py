@@ -8,10 +8,9 @@ Precision at k is the share of the k nearest other pictures (by cosine) that are
 
 import argparse
 
+import deit_tf
 import keras
 import numpy as np
-
-import deit_tf
 from deit_tf.config import DataConfig
 from deit_tf.data.sources import open_whole
 from deit_tf.runs import load_run

@@ -7,11 +7,10 @@ deit-tf train --config configs/cifar10_small.yaml --distill.teacher teacher.kera
 import argparse
 from pathlib import Path
 
-import keras
-from keras import layers
-
 import deit_tf
+import keras
 from deit_tf.config import AugmentConfig, DataConfig, OptimConfig
+from keras import layers
 
 
 def conv(x, channels: int, stride: int = 1):

@@ -3,6 +3,8 @@
 import pytest
 from slow import SLOW
 
+import deit_tf  # noqa: F401, before any test loads TensorFlow: it asks for the oneDNN kernels
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark
 def pytest_collection_modifyitems(items):

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 TRAINED = ("student", "teacher", "masked")  # what a run may train: the stem of its model files
 VERSIONS = ("", "_best", "_ema")
 
-# What a run may change when it goes on, as it has no part in what it computes.
+# What a run may change when it goes on.
 FREE = (
     "out",
     "data.num_parallel_calls",
@@ -54,6 +54,7 @@ FREE = (
     "distill.labels",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "onednn",  # it rounds otherwise, as another CPU does: `train` warns of it
 )
 
 

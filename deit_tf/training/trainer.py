@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from deit_tf import losses
+from deit_tf import losses, onednn
 from deit_tf.models.layers import numbered_draw
 from deit_tf.training.ema import EMA, Ema
 from deit_tf.training.inputs import check_images, distributions
@@ -117,6 +117,7 @@ class Trainer(keras.Model):
             )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"`clip_norm` is above 0, or None. Received: clip_norm={clip_norm}")
+        onednn.warn_if_missed()
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
         self.micro_batches, self.clip_norm, self.learns = micro_batches, clip_norm, learns
         if not self.learned:

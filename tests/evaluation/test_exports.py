@@ -200,9 +200,7 @@ def test_a_bare_model_is_exported_with_a_warning(made, tmp_path, caplog):
     shutil.copy(made / "run" / "student.keras", model)
     names.write_text("Ameise\nBär\nKatze\n", encoding="utf-8")
     version = export_run_saved_model(str(model), str(tmp_path / "served"), labels=str(names))
-    assert "the original's preprocessing is assumed" in (
-        " ".join(caplog.text.split())
-    )
+    assert "the original's preprocessing is assumed" in (" ".join(caplog.text.split()))
     assert "on noise" in saved_model_text(version)
     assert load_saved_model(version).class_names == ("Ameise", "Bär", "Katze")
     assert find_export(version).sidecar().class_names == ("Ameise", "Bär", "Katze")
