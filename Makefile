@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 SEED ?= 0
 DEMO := --config configs/demo_digits.yaml --seed $(SEED) --overwrite
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-cpus test-slow lint bench clean
 
 demo: $(READY)
 	@start=$$(date +%s); set -e; rm -rf runs/demo/export; \
@@ -22,6 +22,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# What depends on a CPU's kernels, without oneDNN and with it as on a CPU with AVX2 alone.
+NUMERICS := tests/test_onednn.py tests/test_losses.py tests/models tests/weights/test_names.py \
+	tests/data/test_pixel_ops.py tests/data/test_mixing.py tests/training/test_optim.py tests/exporting/test_tflite.py
+
+test-cpus: $(READY)
+	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(NUMERICS)
+	TF_ENABLE_ONEDNN_OPTS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(NUMERICS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

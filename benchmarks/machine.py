@@ -15,6 +15,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from deit_tf import onednn
 from deit_tf.config import ModelConfig
 
 SIDE, TURNS = 2048, 12  # of the square product that stands for the peak
@@ -73,7 +74,7 @@ def peak_flops(precision: str, threads: int) -> float:
 
 
 def describe() -> dict:
-    """Processor, its matrix instructions, memory, system and load."""
+    """Processor, its matrix instructions, TensorFlow's use of them, memory, system and load."""
     information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     entries = {
         line.split(":")[0].strip(): line.split(":", 1)[1].strip()
@@ -85,11 +86,21 @@ def describe() -> dict:
     return {
         "processor": entries.get("model name", platform.processor()),
         "instructions": [flag for flag in CPU_FLAGS if flag in flags],
+        "onednn": onednn.is_on(),
         "cpus": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "load": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def sentence(described: dict) -> str:
+    """What `describe` found, on the line that stands beside a table."""
+    return (
+        f"{described['cpus']} CPUs: {described['processor']} "
+        f"({', '.join(described['instructions']) or 'no known matrix instructions'}), oneDNN "
+        f"{'on' if described['onednn'] else 'off'}, load {described['load'][0]}"
+    )
 
 
 def measured_peaks(threads: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections import Counter
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import machine  # imports deit_tf, and so before TensorFlow
 import peer_worker
 from rich.console import Console
 from rich.table import Table
@@ -75,7 +76,7 @@ def main() -> None:
             given.batch,
             given.precision,
             given.threads,
-            compiled=False,
+            runtime="",
             parts=1,
         )
     )
@@ -95,6 +96,7 @@ def main() -> None:
 
     for kind, milliseconds in kinds.most_common():
         table.add_row(kind, f"{milliseconds:.1f}", f"{milliseconds / total:.0%}")
+    print(machine.sentence(machine.describe()))
     Console(width=100).print(table)
 
 

@@ -9,6 +9,7 @@ Knows nothing of deit_tf, unless deit_tf is the contender: a peer's environment 
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,8 +20,8 @@ WIDTH, DEPTH, HEADS = 192, 12, 3
 LEARNING_RATE = 1e-4
 
 
-def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts):
-    """A function that runs one batch, for deit_tf and keras-hub; XLA where `compiled`."""
+def tensorflow_step(make_model, task, batch, precision, threads, runtime, parts):
+    """A function that runs one batch, for deit_tf and keras-hub, by graph mode, XLA or LiteRT."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -30,6 +31,9 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts
     model = make_model()
     random = np.random.default_rng(0)
     images = tf.constant(random.normal(size=(batch, SIDE, SIDE, 3)), tf.float32)
+    if runtime == "LiteRT":
+        return litert_step(model, images.numpy(), threads)
+    compiled = runtime == "XLA"
     if task == "inference":
         run = tf.function(
             lambda images: model(images, training=False), jit_compile=compiled, autograph=False
@@ -45,6 +49,22 @@ def tensorflow_step(make_model, task, batch, precision, threads, compiled, parts
     run = tf.function(model.train_step, jit_compile=compiled, autograph=False)
 
     return lambda: float(run((images, labels))["loss"])
+
+
+def litert_step(model, images, threads):
+    """This project's .tflite file, one image at a time."""
+    import tempfile
+
+    from deit_tf.exporting.litert import load_tflite
+    from deit_tf.exporting.tflite import export_tflite
+
+    folder = tempfile.mkdtemp()
+    try:
+        export_tflite(model, f"{folder}/model.tflite", images=images[:1])
+        file = load_tflite(f"{folder}/model.tflite", threads)
+    finally:
+        shutil.rmtree(folder)
+    return lambda: file(images)
 
 
 def distiller_step(model, images, labels, parts):
@@ -83,9 +103,9 @@ def keras_hub_model():
     return keras_hub.models.DeiTImageClassifier(backbone=backbone, num_classes=CLASSES)
 
 
-def torch_step(make_model, task, batch, precision, threads, compiled, automatic):
-    """A function that runs one batch, for timm and transformers; `automatic` keeps weights in
-    float32.
+def torch_step(make_model, task, batch, precision, threads, runtime, automatic):
+    """A function that runs one batch, for timm and transformers, eager, compiled or exported;
+    `automatic` keeps weights in float32.
     """
     import torch
 
@@ -94,7 +114,9 @@ def torch_step(make_model, task, batch, precision, threads, compiled, automatic)
     if precision == "bfloat16" and not automatic:
         model, images = model.to(torch.bfloat16), images.to(torch.bfloat16)
     model = model.train(task == "train")
-    forward = torch.compile(model) if compiled else model
+    if runtime in EXPORTED:
+        return EXPORTED[runtime](model, images, threads)
+    forward = torch.compile(model) if runtime == "torch.compile" else model
     mixed = torch.autocast("cpu", torch.bfloat16) if automatic else contextlib.nullcontext()
     if task == "inference":
 
@@ -116,6 +138,42 @@ def torch_step(make_model, task, batch, precision, threads, compiled, automatic)
         return loss.item()
 
     return train
+
+
+def onnxruntime_step(model, images, threads):
+    """The model as an ONNX file, in ONNX Runtime."""
+    import io
+
+    import onnxruntime
+    import torch
+
+    file = io.BytesIO()
+    torch.onnx.export(model, (images,), dynamo=True).save(file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        file.getvalue(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feeds)[0]
+
+
+def openvino_step(model, images, threads):
+    """The model converted by OpenVINO, in float32 as the others, for the least time of a batch."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    converted = openvino.convert_model(model, example_input=images)
+    compiled = openvino.Core().compile_model(converted, "CPU", settings)
+    feeds = images.numpy()
+    return lambda: compiled(feeds)[0]
+
+
+EXPORTED = {"ONNX Runtime": onnxruntime_step, "OpenVINO": openvino_step}
 
 
 def _logits(output):
@@ -174,7 +232,7 @@ def peak_memory() -> float:
 
 def build(spec):
     """The step of a contender, as benchmarks/peers.py describes it."""
-    common = (spec["task"], spec["batch"], spec["precision"], spec["threads"], spec["compiled"])
+    common = (spec["task"], spec["batch"], spec["precision"], spec["threads"], spec["runtime"])
     if spec["library"] in KERAS:
         return tensorflow_step(KERAS[spec["library"]], *common, spec["parts"])
     return torch_step(TORCH[spec["library"]], *common, spec["automatic"])
@@ -190,6 +248,8 @@ def main() -> None:
 
     spec = json.loads(sys.argv[1])
     try:
+        if spec["library"] == "deit_tf":
+            import deit_tf  # noqa: F401, before TensorFlow, as its users do
         step = build(spec)
         for _ in range(spec["warm_up"]):
             step()

@@ -4,7 +4,7 @@ what is shown.
 Peers live in two environments of their own, each named by an option or a variable:
 requirements-peers-torch.txt and DEIT_TF_TORCH_PYTHON for timm and transformers,
 requirements-peers-keras.txt and DEIT_TF_KERAS_HUB_PYTHON for keras-hub; else this interpreter is
-tried.
+tried. TensorFlow's oneDNN kernels are on for all who run on it, as deit_tf asks for them.
 """
 
 import argparse
@@ -21,11 +21,15 @@ import machine
 from rich.console import Console
 from rich.table import Table
 
+from deit_tf import onednn
 from deit_tf.config import ModelConfig
 
 MODEL = ModelConfig(embed_dim=192, num_heads=3)  # deit_tiny_distilled_patch16_224
 OURS = "deit_tf"
 REST = 0.3  # seconds between turns, in which a contender's idle threads stop spinning
+COMPILERS = {OURS: "XLA", "keras-hub": "XLA", "timm": "torch.compile"}
+NO_ONEDNN = "without oneDNN"
+FILE_RUNTIMES = ((OURS, "LiteRT"), ("timm", "ONNX Runtime"), ("timm", "OpenVINO"))
 TASKS = {"inference": machine.forward_flops, "train": machine.train_flops}
 
 
@@ -33,21 +37,23 @@ TASKS = {"inference": machine.forward_flops, "train": machine.train_flops}
 class Contender:
     """A library and how it is run.
 
-    `compiled` by XLA or torch.compile; `automatic` mixed precision of torch; `parts`, above 1, are
-    the micro-batches of this project's Distiller, which make the same update of the same batch.
+    `runtime` is what runs it in the place of its own eager or graph mode: a compiler (XLA,
+    torch.compile), what its exported file goes through (LiteRT, ONNX Runtime, OpenVINO), or
+    TensorFlow's kernels without oneDNN.
+    `automatic` mixed precision is torch's; `parts`, above 1, are the micro-batches of this
+    project's Distiller, which make the same update of the same batch.
     """
 
     library: str
     precision: str
-    compiled: bool = False
+    runtime: str = ""
     automatic: bool = False
     parts: int = 1
 
     @property
     def name(self) -> str:
         """As the tables show it."""
-        compiler = "XLA" if self.library in ("deit_tf", "keras-hub") else "torch.compile"
-        words = [compiler] * self.compiled + ["autocast"] * self.automatic
+        words = [self.runtime] * bool(self.runtime) + ["autocast"] * self.automatic
         words += [f"{self.parts} micro-batches"] * (self.parts > 1)
         return self.library + (f", {' '.join(words)}" if words else "")
 
@@ -57,17 +63,19 @@ def contenders(task: str, precision: str) -> list[Contender]:
     without, too.
     """
     found = [
-        Contender(library, precision, compiled)
-        for library in (OURS, "keras-hub")
-        for compiled in (False, True)
+        Contender(library, precision, runtime)
+        for library, compiler in COMPILERS.items()
+        for runtime in ("", compiler)
     ]
-    found += [Contender("timm", precision, compiled) for compiled in (False, True)]
+    found.insert(1, Contender(OURS, precision, NO_ONEDNN))
     if precision == "bfloat16":
         found.append(Contender("timm", precision, automatic=True))
     if task == "train":
         found.insert(1, Contender(OURS, precision, parts=2))
     if task == "inference":
         found.append(Contender("transformers", precision))
+    if task == "inference" and precision == "float32":
+        found += [Contender(library, precision, runtime) for library, runtime in FILE_RUNTIMES]
 
     return found
 
@@ -85,6 +93,8 @@ class Worker:
         }
         python = options.python[contender.library]
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+        if contender.runtime == NO_ONEDNN:
+            environment[onednn.SETTING] = "0"
         self.process = subprocess.Popen(
             [python, str(Path(__file__).with_name("peer_worker.py")), json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -235,6 +245,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
         "tables": [],
     }
     flops = TASKS[task](MODEL)
+    print(machine.sentence(report["machine"]))
 
     for batch in options.batches:
         for precision in options.precisions:

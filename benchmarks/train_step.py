@@ -11,4 +11,4 @@ small updates. Peers: see peers.py.
 import peers
 
 if __name__ == "__main__":
-    peers.compare("train", peers.parser(__doc__, steps=32, batches=[32]).parse_args())
+    peers.compare("train", peers.parser(__doc__, steps=32, batches=[16, 32]).parse_args())
