@@ -28,7 +28,8 @@ from rich.table import Table
 
 from deit_tf.evaluation.pictures import Pictures, held_out, training
 from deit_tf.exporting.compare import agreement, deviation
-from deit_tf.exporting.litert import latencies, load_tflite, op_counts
+from deit_tf.exporting.flatbuffer import op_counts
+from deit_tf.exporting.litert import latencies, load_tflite
 from deit_tf.exporting.quantize import OPS, SIGNATURE, quantize_int8, smooth
 from deit_tf.exporting.reference import float32_twin
 from deit_tf.exporting.tflite import convert, save_fixed_batch

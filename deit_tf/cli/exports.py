@@ -73,7 +73,12 @@ def export_saved_model(arguments: Namespace) -> None:
 
 def export_tflite(arguments: Namespace) -> int:
     """Export, and print a row per variant; a rejected one makes the command fail."""
-    from deit_tf.evaluation.exports import export_run_tflite, ops_text, tflite_table
+    from deit_tf.evaluation.exports import (
+        export_run_tflite,
+        ops_text,
+        tflite_table,
+        untried_text,
+    )
 
     names = ("run", "out", "labels", "source", "pictures", "calibration", "threads")
     files = export_run_tflite(
@@ -84,6 +89,8 @@ def export_tflite(arguments: Namespace) -> int:
     if files.reports:
         console().print(folded(tflite_table(files)))
         print(ops_text(files))
+        if note := untried_text(files):
+            print(printable(note))
 
     for variant, reason in files.failures.items():
         print(printable(f"{variant}: not exported: {reason}"), file=sys.stderr)
@@ -92,12 +99,14 @@ def export_tflite(arguments: Namespace) -> int:
 
 def check(arguments: Namespace) -> int:
     """Print a row per artifact; one that disagrees, or does not answer, makes the command fail."""
-    from deit_tf.evaluation.check import compare_exports, verdict_table
+    from deit_tf.evaluation.check import compare_exports, untried_text, verdict_table
 
     names = ("run", "exports", "server", "model", "python", "source", "pictures")
     verdicts = compare_exports(**{name: arguments[name] for name in names})
     title = f"{arguments.run} and what was made of it; shares with 95 % intervals"
     console().print(folded(verdict_table(verdicts, title)))
+    if note := untried_text(verdicts):
+        print(printable(note))
     return 0 if all(verdict.good for verdict in verdicts) else FAILED
 
 

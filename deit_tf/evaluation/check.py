@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deit_tf.exporting.compare import (
     Limits,
     agreement,
     deviation,
+    device_text,
     share_text,
 )
 from deit_tf.exporting.formats import Export, find_exports
@@ -40,6 +41,7 @@ COLUMNS = (
     "top-5",
     "where clear",
     "accuracy",
+    "CPU; GPU",
     "",
 )
 MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
@@ -58,11 +60,14 @@ class Answer:
         logits: From nothing to [n, C]; called once, so that one artifact's failure is a row and not
             the end.
         limits: What it may differ by.
+        devices: From the logits that it should give to how CPU and GPU take it; None of an artifact
+            that is compiled for neither.
     """
 
     name: str
     logits: Callable[[], np.ndarray]
     limits: Limits = EXACT
+    devices: Callable[[np.ndarray], dict[str, dict]] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Verdict:
         agreed: What `agreement` counts.
         allowed: The largest difference that is allowed.
         accuracy: Share of the pictures that it names rightly, 0..1.
+        devices: How CPU and GPU take it, as `measure_devices` in deit_tf.exporting.accelerators
+            has it; empty of what is compiled for neither.
         excess: What is beyond a limit, in words.
         failure: Why there is no answer.
     """
@@ -84,6 +91,7 @@ class Verdict:
     agreed: dict[str, dict] | None = None
     allowed: float | None = None
     accuracy: float | None = None
+    devices: dict[str, dict] = field(default_factory=dict)
     excess: str = ""
     failure: str = ""
 
@@ -144,6 +152,12 @@ def verdict_table(verdicts: Sequence[Verdict], title: str = "") -> Table:
     for verdict in verdicts:
         table.add_row(*_row(verdict))
     return table
+
+
+def untried_text(verdicts: Sequence[Verdict]) -> str:
+    """Why no GPU was tried, in a line; empty where one was, or nothing is compiled for one."""
+    notes = [verdict.devices["gpu"].get("note") for verdict in verdicts if verdict.devices]
+    return next(filter(None, notes), "")
 
 
 def find_answers(
@@ -214,7 +228,8 @@ def _export_answers(export: Export, name: str, run: Run, pictures: Pictures) -> 
 
     for entry, called in names.items():
         batch = getattr(pictures, entries[entry])
-        yield Answer(called, partial(_ask_export, export, entry, batch, run), limits)
+        devices = export.format.devices and partial(_ask_devices, export, pictures, run, limits)
+        yield Answer(called, partial(_ask_export, export, entry, batch, run), limits, devices)
 
 
 def _known_limits(export: Export) -> Limits:
@@ -233,6 +248,13 @@ def _ask_export(export: Export, entry: str, batch: Sequence, run: Run) -> np.nda
         raise ExportError(wrong)
     loaded = export.load()
     return _in_batches(lambda part: loaded.ask(entry, part, run.processor), batch)
+
+
+def _ask_devices(
+    export: Export, pictures: Pictures, run: Run, limits: Limits, expected: np.ndarray
+) -> dict[str, dict]:
+    images = pictures.images
+    return export.format.devices(export.load(), images, run.processor, expected, limits)
 
 
 def _answers_elsewhere(
@@ -281,6 +303,7 @@ def _verdict(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> Verdic
     try:
         logits = answer.logits()
         measured, agreed = deviation(logits, expected), agreement(logits, expected)
+        devices = answer.devices(expected) if answer.devices else {}
     except FAILURES as error:
         reason = str(error) or type(error).__name__
         return Verdict(answer.name, failure=reason.splitlines()[0][:REASON])
@@ -291,8 +314,14 @@ def _verdict(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> Verdic
         agreed,
         answer.limits.max_difference,
         _accuracy(logits, labels),
-        answer.limits.exceeded(measured, agreed),
+        devices,
+        answer.limits.exceeded(measured, agreed) or _excess_on_gpu(devices),
     )
+
+
+def _excess_on_gpu(devices: dict[str, dict]) -> str:
+    excess = devices["gpu"].get("excess") if devices else ""
+    return f"on the GPU, {excess}" if excess else ""
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:
@@ -301,7 +330,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         return (verdict.name, *[""] * (len(COLUMNS) - 2), f"FAILS: {verdict.failure}")
     accuracy = f"{verdict.accuracy:.3f}"
     if verdict.measured is None:
-        return (verdict.name, *[""] * (len(COLUMNS) - 3), accuracy, "")
+        return (verdict.name, *[""] * (len(COLUMNS) - 4), accuracy, "", "")
 
     differences = ("max_difference", "mean_difference", "relative_rms")
     return (
@@ -310,6 +339,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         f"{verdict.allowed:.0e}",
         *(share_text(verdict.agreed[key]) for key in ("top1", "top5", "clear")),
         accuracy,
+        "; ".join(device_text(figures) for figures in verdict.devices.values()),
         "agrees" if verdict.good else "DISAGREES",
     )
 

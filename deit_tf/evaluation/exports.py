@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from deit_tf.evaluation.pictures import held_out, training
-from deit_tf.exporting.compare import share_text
+from deit_tf.exporting.compare import device_text, share_text
 from deit_tf.exporting.reference import comparison_images
 from deit_tf.exporting.saved_model import export_saved_model, read_report
 from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
@@ -33,6 +33,8 @@ COLUMNS = (
     "where clear",
     "ms",
     "of float32",
+    "CPU",
+    "GPU",
     "file",
 )
 
@@ -203,10 +205,17 @@ def tflite_table(files: TFLiteFiles) -> Table:
             *(share_text(report["agreement"][key]) for key in ("top1", "top5", "clear")),
             f"{times['best_ms']:.2f}",
             f"{times['of_float32']:.2f}",
+            *(device_text(report["devices"][device]) for device in ("cpu", "gpu")),
             Path(report["file"]).name,
         )
 
     return table
+
+
+def untried_text(files: TFLiteFiles) -> str:
+    """Why no GPU was tried, in a line; empty where one was."""
+    notes = [report["devices"]["gpu"].get("note") for report in files.reports.values()]
+    return next(filter(None, notes), "")
 
 
 def ops_text(files: TFLiteFiles) -> str:

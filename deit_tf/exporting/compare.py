@@ -55,9 +55,20 @@ class Limits:
                 )
         return ""
 
+    def or_looser(self, other: "Limits") -> "Limits":
+        """Of each limit the looser one."""
+        return Limits(
+            max(self.max_difference, other.max_difference),
+            max(self.relative_rms, other.relative_rms),
+            min(self.top1_agreement, other.top1_agreement),
+            min(self.clear_agreement, other.clear_agreement),
+        )
+
 
 # Of float32 weights: the kernels are Keras's own, or sum in another order.
 EXACT = Limits(max_difference=1e-4, relative_rms=1e-4, top1_agreement=1.0, clear_agreement=1.0)
+# Of weights in half precision, and of GPUs, which compute in it where they can.
+HALF = Limits(max_difference=1e-2, relative_rms=1e-2, top1_agreement=0.995, clear_agreement=1.0)
 
 
 def deviation(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -115,6 +126,18 @@ def share_text(counted: Mapping) -> str:
     """`198/200 0.964-0.997`: hits, images and the interval, of one count of `agreement`."""
     low, high = counted["interval"]
     return f"{counted['hits']}/{counted['images']} {low:.3f}-{high:.3f}"
+
+
+def device_text(figures: Mapping) -> str:
+    """How one device takes a file, in a few words, of `measure_devices` in
+    deit_tf.exporting.accelerators.
+    """
+    taken = "whole" if figures["whole"] else f"not {', '.join(figures['left_out'])}"
+    if not figures["tried"]:
+        return f"untried: {taken}"
+    if "excess" not in figures:
+        return f"refused: {taken}"
+    return f"{taken}, {figures['max_difference']:.1e}" + " DIFFERS" * bool(figures["excess"])
 
 
 def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:

@@ -64,6 +64,9 @@ class Format:
             the bytes of image files. One without a name is the only one.
         limits: What it may differ by from Keras, by what it knows of itself; None where that does
             not say.
+        devices: Compiled for CPU and GPU, as `measure_devices` in deit_tf.exporting.accelerators
+            has it, of a loaded model, normalized images with their processor, the logits that they
+            should give, and the limits; None where a form is compiled for no device.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Format:
     load: Callable[[Path], LoadedExport]
     entries: Mapping[str, str]
     limits: Callable[[Sidecar | None], Limits | None]
+    devices: Callable[..., dict[str, dict]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,18 @@ def _load_tflite(file: Path) -> LoadedExport:
     return load_tflite(file)
 
 
+def _tflite_devices(
+    loaded: LoadedExport,
+    images: np.ndarray,
+    processor: ImageProcessor,
+    logits: np.ndarray,
+    limits: Limits,
+) -> dict[str, dict]:
+    from deit_tf.exporting.accelerators import measure_devices
+
+    return measure_devices(loaded.file, loaded.prepared(images, processor), logits, limits)
+
+
 def _tflite_limits(sidecar: Sidecar | None) -> Limits | None:
     from deit_tf.exporting.tflite import VARIANTS
 
@@ -168,6 +184,7 @@ FORMATS = (
         load=_load_tflite,
         entries={"": "images"},
         limits=_tflite_limits,
+        devices=_tflite_devices,
     ),
 )
 

@@ -1,19 +1,18 @@
-"""A .tflite file, run by LiteRT: as a callable, op by op, and against the clock."""
+"""A .tflite file, run by LiteRT: as a callable, and against the clock."""
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
 
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.compare import ExportError
+from deit_tf.exporting.flatbuffer import IDENTIFIER
 from deit_tf.exporting.sidecar import read_sidecar, tflite_description
 
-IDENTIFIER = b"TFL3"  # bytes 4 to 8 of the format (tensorflow/compiler/mlir/lite/schema)
 WARM_UP = 2  # runs of a file that its times leave out
 
 
@@ -143,42 +142,29 @@ def _loaded(file: Path, num_threads: int | None) -> Interpreter:
     return interpreter
 
 
-def op_counts(content: bytes) -> dict[str, int]:
-    """Count the ops of a .tflite file by name; a custom op is named `CUSTOM <its name>`."""
-    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-    model = Model.GetRootAs(content, 0)
-
-    def name(index: int) -> str:
-        entry = model.OperatorCodes(index)
-        # Codes above 127 stand in the second field alone, files of old converters have only the
-        # first.
-        op = names[max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode())]
-        return f"CUSTOM {entry.CustomCode().decode()}" if op == "CUSTOM" else op
-
-    counts = Counter()
-    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
-        codes = (graph.Operators(i).OpcodeIndex() for i in range(graph.OperatorsLength()))
-        counts.update(map(name, codes))
-
-    return dict(counts.most_common())
-
-
 def latencies(
-    files: Mapping[str, str | Path], images: np.ndarray, *, num_threads: int = 1, rounds: int = 20
-) -> dict[str, dict]:
+    files: Mapping[Any, str | Path],
+    images: np.ndarray,
+    *,
+    processor: ImageProcessor | None = None,
+    num_threads: int = 1,
+    rounds: int = 20,
+) -> dict[Any, dict]:
     """Time .tflite files against one another, taking turns, so that what else the machine does hits
     all of them.
 
     Args:
         files: The files, by name.
         images: float32 [n, H, W, 3], normalized; the first is run.
+        processor: What normalized them; by default what the JSON file beside each file says.
         num_threads: Threads per image.
         rounds: How often each file runs, after two runs that do not count.
     Returns:
         By name `best_ms` and `median_ms` of an image, and `threads`.
     """
     loaded = {name: load_tflite(file, num_threads) for name, file in files.items()}
-    inputs = {name: model.prepared(np.asarray(images)[:1]) for name, model in loaded.items()}
+    image = np.asarray(images)[:1]
+    inputs = {name: model.prepared(image, processor) for name, model in loaded.items()}
     times = {name: [] for name in files}
 
     for _ in range(rounds + WARM_UP):

@@ -9,6 +9,7 @@ post-training quantization.
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from deit_tf.data.preprocess import ImageProcessor
-from deit_tf.exporting.compare import EXACT, ExportError, Limits, agreement, deviation
-from deit_tf.exporting.litert import LiteModel, latencies, load_tflite, op_counts
+from deit_tf.exporting.accelerators import measure_devices
+from deit_tf.exporting.app_check import check_file, write_check_numbers
+from deit_tf.exporting.compare import EXACT, HALF, ExportError, Limits, agreement, deviation
+from deit_tf.exporting.flatbuffer import dequantize_pixels, op_counts
+from deit_tf.exporting.litert import LiteModel, latencies, load_tflite
 from deit_tf.exporting.quantize import quantize_int8, smooth
 from deit_tf.exporting.reference import comparison_images, float32_twin, keras_logits
 from deit_tf.exporting.sidecar import (
@@ -33,6 +37,7 @@ from deit_tf.exporting.sidecar import (
 )
 from deit_tf.exporting.staging import staging
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, write_class_names
+from deit_tf.models.older import keep_axes
 
 __all__ = ["VARIANTS", "LiteModel", "export_tflite", "latencies", "load_tflite"]
 
@@ -55,10 +60,7 @@ class Variant:
 # graph.
 VARIANTS = {
     "float32": Variant(4, EXACT),
-    "float16": Variant(
-        2,
-        Limits(max_difference=1e-2, relative_rms=1e-2, top1_agreement=0.995, clear_agreement=1.0),
-    ),
+    "float16": Variant(2, HALF),
     "dynamic_int8": Variant(
         1,
         Limits(max_difference=1e-1, relative_rms=1e-1, top1_agreement=0.97, clear_agreement=0.995),
@@ -89,7 +91,9 @@ def export_tflite(
 
     Until it has passed, the file lies in a hidden folder; one that fails is left as
     `<file>.rejected`, and what bore the final name before stays as it was. Beside it come
-    `<name>.json`, which tells an app how to feed it (deit_tf.exporting.sidecar), and `labels.txt`.
+    `<name>.json`, which tells an app how to feed it (deit_tf.exporting.sidecar), `labels.txt`, and,
+    where `processor` is known, `<name>.check.json`, numbers that an app must find too
+    (deit_tf.exporting.app_check).
 
     Args:
         model: From float32 [B, H, W, 3] images to [B, C] logits.
@@ -130,7 +134,7 @@ def export_tflite(
     if input_type == "uint8":
         samples = processor.to_pixels(samples)
         seen = processor.normalize(samples)
-    content = _converted(model, variant, input_type, processor, calibration)
+    content = converted(model, variant, input_type, processor, calibration)
     logits = keras_logits(model, seen)  # [n, C]
 
     with staging(file.parent) as folder:
@@ -158,6 +162,8 @@ def export_tflite(
         class_names = None if labels is None else tuple(labels)
         sidecar = Sidecar(processor, class_names, input_type, report)
         write_sidecar(*tflite_description(staged), sidecar, batch="1")
+        if processor is not None:
+            write_check_numbers(staged, processor, VARIANTS[variant].limits)
         _publish(staged, file, class_names)
 
     rejected.unlink(missing_ok=True)  # of an earlier export
@@ -166,10 +172,14 @@ def export_tflite(
 
 def _publish(staged: Path, file: Path, class_names: Sequence[str] | None) -> None:
     """Give a verified file its name, then what lies beside it."""
-    described, _ = tflite_description(file)
-    described.unlink(missing_ok=True)  # rather none than that of another file
+    beside = [tflite_description(file)[0], check_file(file)]
+    for each in beside:
+        each.unlink(missing_ok=True)  # rather none than that of another file
     os.replace(staged, file)
-    os.replace(staged.with_name(described.name), described)
+
+    for each in beside:
+        with suppress(FileNotFoundError):  # the numbers of a file without a processor
+            os.replace(staged.with_name(each.name), each)
     if class_names is not None:
         write_class_names(class_names, file.with_name(CLASS_NAMES_FILE))
 
@@ -227,7 +237,9 @@ def verify_tflite(
         name: What errors call the file; itself by default.
     Returns:
         `bytes`, `ops` (count by name), `images` (their number), what `deviation` in
-        deit_tf.exporting.compare measures, and `agreement`, as it counts it.
+        deit_tf.exporting.compare measures, and `agreement`, as it counts it, by the Interpreter on
+        the CPU; and `devices`, as `measure_devices` in deit_tf.exporting.accelerators has them, by
+        CompiledModel on CPU and GPU.
     Raises:
         ExportError: If an op is custom or stateful, weights are missing, the file does not run, a
             difference is above its limit, or the classes agree too rarely.
@@ -250,8 +262,9 @@ def verify_tflite(
     except (ExportError, ValueError) as error:
         raise ExportError(f"{name} does not run: {error}") from error
 
+    limits, logits = VARIANTS[variant].limits, np.asarray(logits)
     measured, agreed = deviation(found, logits), agreement(found, logits)
-    if excess := VARIANTS[variant].limits.exceeded(measured, agreed):
+    if excess := limits.exceeded(measured, agreed):
         raise ExportError(
             f"{name} differs from Keras: {excess} for {variant}, on {len(images)} images"
         )
@@ -261,6 +274,7 @@ def verify_tflite(
         "images": len(images),
         **measured,
         "agreement": agreed,
+        "devices": measure_devices(file, images, logits, limits),
     }
 
 
@@ -286,7 +300,7 @@ def _checked_calibration(model: keras.Model, images: np.ndarray | None) -> np.nd
     return comparison_images(model, images)
 
 
-def _converted(
+def converted(
     model: keras.Model,
     variant: str,
     input_type: str,
@@ -299,12 +313,14 @@ def _converted(
         if input_type == "uint8":
             calibration = processor.to_pixels(calibration)
 
+    model = keep_axes(model)
     call = _call(model, input_type, processor)
     with tempfile.TemporaryDirectory() as directory:
         save_fixed_batch(model, call, np.dtype(input_type), directory)
-        if variant == "int8":
-            return quantize_int8(convert(directory), calibration)
-        return convert(directory, variant)
+        content = convert(directory, "float32" if variant == "int8" else variant)
+    if variant == "int8":
+        content = quantize_int8(content, calibration)
+    return dequantize_pixels(content)
 
 
 def _call(model: keras.Model, input_type: str, processor: ImageProcessor | None) -> Callable:

@@ -230,9 +230,15 @@ def test_variants_are_compared_timed_and_told(made, tmp_path, monkeypatch):
     )
     assert list(files.reports) == ["float32"] and files.pictures == 3
     assert "relative_rms" in files.failures["float16"]
-    names = ["labels.txt", "run_float16.tflite.rejected", "run_float32.json", "run_float32.tflite"]
+    names = [
+        "labels.txt",
+        "run_float16.tflite.rejected",
+        "run_float32.check.json",
+        "run_float32.json",
+        "run_float32.tflite",
+    ]
     assert sorted(path.name for path in (tmp_path / "phone").iterdir()) == names
-    latency = json.loads((tmp_path / "phone" / names[2]).read_text())["verified"]["latency"]
+    latency = json.loads((tmp_path / "phone" / names[3]).read_text())["verified"]["latency"]
     assert latency["of_float32"] > 0 and latency["threads"] == 1
     table = tflite_table(files)
     assert "on 3 held-out images" in table.title and table.row_count == 1

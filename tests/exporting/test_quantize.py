@@ -110,7 +110,7 @@ def test_smoothing_makes_int8_better_where_there_are_outliers(model, windows):
     expected = np.asarray(wild(windows[64:]))
 
     def rms(network):
-        content = tflite._converted(network, "float32", "float32", None, None)
+        content = tflite.converted(network, "float32", "float32", None, None)
         file = quantize.quantize_int8(content, windows[:64])
         return deviation(run(file, windows[64:]), expected)["relative_rms"]
 
@@ -128,7 +128,7 @@ def test_channels_that_a_norm_damps_stay_damped(model, windows):
     for norm in [*(b.norm1 for b in blocks), *(b.norm2 for b in blocks), huge.get_layer("norm")]:
         norm.gamma.assign(np.where(lift, 0.1, 3.5))
     expected = np.asarray(huge(windows[64:]))
-    content = tflite._converted(huge, "int8", "float32", None, windows[:64])
+    content = tflite.converted(huge, "int8", "float32", None, windows[:64])
     # 0.014 was seen; 0.029 where the converter folds gamma into the next kernel.
     assert deviation(run(content, windows[64:]), expected)["relative_rms"] < 0.02
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import deit_tf
+from deit_tf.models.older import keep_axes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # The same arithmetic in another order: float32 rounding of outputs of order 0.1.
@@ -37,3 +38,26 @@ def test_a_masked_model():
     trainer = deit_tf.MaskedTrainer(model)
     trainer.compile("sgd")
     assert np.isfinite(trainer.fit(inputs, verbose=0).history["loss"]).all()
+
+
+def test_slices_keep_their_axis():
+    arrays = older()
+    model = keras.saving.load_model(GOLDEN / "older_student.keras")
+    today = keep_axes(model)
+    np.testing.assert_allclose(today(arrays["image"]), arrays["logits"], atol=TOLERANCE)
+    slices = [
+        [op.output.shape for op in each.operations if type(op).__name__ == "GetItem"]
+        for each in (model, today)
+    ]
+    assert slices == [[(None, 12)] * 2, [(None, 1, 12)] * 2]
+    assert keep_axes(today) is today
+    assert model.get_layer("norm").output is not None  # its layers are in no other graph
+
+
+def test_an_index_from_the_end_and_an_ellipsis():
+    image = keras.Input((4, 5, 3))
+    model = keras.Model(image, image[:, -1, ..., 1])
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype("float32")
+    today = keep_axes(model)
+    assert today is not model
+    np.testing.assert_array_equal(today(x), x[:, -1, :, 1])

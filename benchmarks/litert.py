@@ -1,0 +1,144 @@
+"""Milliseconds of one picture: DeiT-Ti distilled by LiteRT, as float32, dynamic_int8 and int8,
+beside this project and timm (eager and compiled), taking turns.
+
+LiteRT runs on the CPU here, by its CompiledModel's kernels (XNNPACK); a phone's CPU is another. A
+file of another version of this project takes part by `--file NAME=PATH`.
+
+    python benchmarks/litert.py --threads 1 2 --rounds 8
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import machine
+import numpy as np
+import peers
+from accelerators import photographs
+from peer_worker import NAME
+from rich.console import Console
+from rich.table import Table
+
+import deit_tf
+from deit_tf.exporting.litert import LiteModel, load_tflite
+from deit_tf.exporting.tflite import converted
+
+VARIANTS = ("float32", "dynamic_int8", "int8")
+PEERS = [
+    peers.Contender(library, "float32", compiled)
+    for library in (peers.OURS, "timm")
+    for compiled in (False, True)
+]
+WARM_UP = 3
+
+
+class FileContender:
+    """A .tflite file in this process, that takes turns as a `peers.Worker` does."""
+
+    def __init__(self, name: str, model: LiteModel, images: np.ndarray):
+        self.name, self.model, self.seconds, self.error = name, model, [], None
+        self.image = images[:1]
+        for _ in range(WARM_UP):
+            model(self.image)
+
+    def turn(self, steps: int) -> None:
+        """Run some steps and keep their seconds."""
+        for _ in range(steps):
+            start = time.perf_counter()
+            self.model(self.image)
+            self.seconds.append(time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def tflite_files(folder: Path) -> dict[str, Path]:
+    """DeiT-Ti with random weights, a file per variant."""
+    keras.utils.set_random_seed(0)
+    model, processor = deit_tf.create_model(NAME), deit_tf.ImageProcessor(224)
+    files = {f"LiteRT, {variant}": folder / f"{variant}.tflite" for variant in VARIANTS}
+    for variant, file in zip(VARIANTS, files.values(), strict=True):
+        file.write_bytes(converted(model, variant, "float32", processor, photographs(processor)))
+    return files
+
+
+def measure(files: dict[str, Path], threads: int, options: argparse.Namespace) -> dict[str, dict]:
+    """Milliseconds by contender, the best and the median; or why it could not run."""
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    spec = argparse.Namespace(
+        threads=threads,
+        python={peers.OURS: sys.executable, "timm": options.torch_python},
+    )
+    found = {
+        name: FileContender(name, load_tflite(file, threads), images)
+        for name, file in files.items()
+    }
+    found |= {each.name: peers.Worker(each, "inference", 1, spec) for each in PEERS}
+
+    running = [each for each in found.values() if not each.error]
+    for turn in range(options.rounds):
+        first = turn % len(running)  # nobody is always first
+        for contender in running[first:] + running[:first]:
+            time.sleep(peers.REST)
+            contender.turn(options.steps)
+    for contender in found.values():
+        contender.close()
+
+    return {
+        name: {"error": each.error}
+        if each.error
+        else {
+            "best_ms": 1000 * min(each.seconds),
+            "median_ms": 1000 * statistics.median(each.seconds),
+        }
+        for name, each in found.items()
+    }
+
+
+def show(figures: dict[str, dict], threads: int, processor: str) -> None:
+    """Print the milliseconds of one number of threads."""
+    table = Table(
+        "contender",
+        "best, ms",
+        "median, ms",
+        title=f"one picture, {threads} thread(s), {processor}",
+    )
+    for name, row in figures.items():
+        if row.get("error"):
+            table.add_row(name, row["error"], "")
+        else:
+            table.add_row(name, f"{row['best_ms']:.1f}", f"{row['median_ms']:.1f}")
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Make the files, then let everyone take turns."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each contender")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each contender")
+    parser.add_argument("--steps", type=int, default=10, help="pictures per turn")
+    parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH")
+    torch = os.environ.get("DEIT_TF_TORCH_PYTHON", sys.executable)
+    parser.add_argument("--torch-python", default=torch, help="interpreter that has timm")
+    parser.add_argument("--json", metavar="FILE", help="write the figures and the machine here")
+    options = parser.parse_args()
+
+    about, report = machine.describe(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = tflite_files(Path(folder))
+        files |= {name: Path(path) for name, _, path in (f.partition("=") for f in options.file)}
+        for threads in options.threads:
+            report[threads] = measure(files, threads, options)
+            show(report[threads], threads, about["processor"])
+    peers.write({"machine": about, "threads": report}, options.json)
+
+
+if __name__ == "__main__":
+    main()
