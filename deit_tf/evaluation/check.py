@@ -303,7 +303,9 @@ def _verdict(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> Verdic
     try:
         logits = answer.logits()
         measured, agreed = deviation(logits, expected), agreement(logits, expected)
-        devices = answer.devices(expected) if answer.devices else {}
+        excess = answer.limits.exceeded(measured, agreed)
+        # What is wrong by the Interpreter is wrong on every device.
+        devices = answer.devices(expected) if answer.devices and not excess else {}
     except FAILURES as error:
         reason = str(error) or type(error).__name__
         return Verdict(answer.name, failure=reason.splitlines()[0][:REASON])
@@ -315,7 +317,7 @@ def _verdict(answer: Answer, expected: np.ndarray, labels: np.ndarray) -> Verdic
         answer.limits.max_difference,
         _accuracy(logits, labels),
         devices,
-        answer.limits.exceeded(measured, agreed) or _excess_on_gpu(devices),
+        excess or _excess_on_gpu(devices),
     )
 
 

@@ -137,6 +137,10 @@ def _loaded(file: Path, num_threads: int | None) -> Interpreter:
     try:
         interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
         interpreter.allocate_tensors()
+        # Names that are no text are found here, and not when they are asked for.
+        interpreter.get_signature_list()
+        interpreter.get_input_details()
+        interpreter.get_output_details()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{file} is damaged: LiteRT does not load it. {error}") from error
     return interpreter

@@ -160,14 +160,18 @@ def export_tflite(
         }
 
         class_names = None if labels is None else tuple(labels)
-        sidecar = Sidecar(processor, class_names, input_type, report)
-        write_sidecar(*tflite_description(staged), sidecar, batch="1")
-        if processor is not None:
-            write_check_numbers(staged, processor, VARIANTS[variant].limits)
+        _describe(staged, Sidecar(processor, class_names, input_type, report), variant)
         _publish(staged, file, class_names)
 
     rejected.unlink(missing_ok=True)  # of an earlier export
     return {"file": str(file), **report}
+
+
+def _describe(file: Path, sidecar: Sidecar, variant: str) -> None:
+    """Write what lies beside a file: what it knows of itself, and numbers to check an app by."""
+    write_sidecar(*tflite_description(file), sidecar, batch="1")
+    if sidecar.processor is not None:
+        write_check_numbers(file, sidecar.processor, VARIANTS[variant].limits)
 
 
 def _publish(staged: Path, file: Path, class_names: Sequence[str] | None) -> None:

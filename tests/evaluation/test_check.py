@@ -18,6 +18,7 @@ from deit_tf.data import open_sources, sample
 from deit_tf.evaluation import check
 from deit_tf.evaluation.check import compare_exports
 from deit_tf.evaluation.pictures import held_out, training
+from deit_tf.exporting import accelerators
 from deit_tf.exporting.compare import ExportError
 from deit_tf.exporting.tflite import export_tflite
 from deit_tf.runs import Run, load_run
@@ -121,6 +122,35 @@ def test_everything_agrees(folder, server):
     table = cells(verdicts)
     assert {row[-1] for row in table[1:]} == {"agrees"}
     assert {row[5].split()[0] for row in table[1:] if "int8" not in row[0]} == {"40/40"}
+
+    taken = [row[-2] for row in table if row[0].endswith(".tflite")]
+    assert len(taken) == 2 and all(cell.startswith("whole, ") for cell in taken)
+    assert {row[-2] for row in table if not row[0].endswith(".tflite")} == {""}
+
+
+def test_a_gpu_that_disagrees_is_a_row(folder, monkeypatch):
+    """The float32 file as a GPU would compute it that adds 1 to the first logit."""
+    compile_for = accelerators.compile_for
+
+    def compiled(file, device, images):
+        taken = compile_for(file, "cpu", images)
+        taken.logits[:, 0] += device == "gpu"
+        return taken
+
+    monkeypatch.setattr(accelerators, "compile_for", compiled)
+    verdicts = compare_exports(folder / "run", [folder / "exports"], pictures=4)
+    assert [verdict.good for verdict in verdicts] == [True, True, True, False, False]
+    assert verdicts[-1].excess.startswith("on the GPU, max_difference")
+    assert "DIFFERS" in cells(verdicts)[-1][-2]
+    assert check.untried_text(verdicts) == ""
+
+
+def test_why_no_gpu_was_tried(folder, monkeypatch):
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, "none.json")
+    verdicts = compare_exports(folder / "run", [folder / "exports"], pictures=4)
+    assert all(verdict.good for verdict in verdicts)
+    assert "no GPU adapter was found" in check.untried_text(verdicts)
 
 
 def test_another_model_disagrees(folder, tmp_path):

@@ -18,6 +18,7 @@ from deit_tf.evaluation.exports import (
     ops_text,
     saved_model_text,
     tflite_table,
+    untried_text,
 )
 from deit_tf.evaluation.predict import open_model
 from deit_tf.exporting.formats import find_export
@@ -225,6 +226,8 @@ def test_a_saved_model_in_words(made, tmp_path):
 def test_variants_are_compared_timed_and_told(made, tmp_path, monkeypatch):
     limits = replace(VARIANTS["float16"].limits, relative_rms=1e-9)
     monkeypatch.setitem(VARIANTS, "float16", replace(VARIANTS["float16"], limits=limits))
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, "none.json")
     files = export_run_tflite(
         str(made / "run"), str(tmp_path / "phone"), variants=["float32", "float16"]
     )
@@ -242,6 +245,9 @@ def test_variants_are_compared_timed_and_told(made, tmp_path, monkeypatch):
     assert latency["of_float32"] > 0 and latency["threads"] == 1
     table = tflite_table(files)
     assert "on 3 held-out images" in table.title and table.row_count == 1
+    cells = {column.header: next(iter(column.cells)) for column in table.columns}
+    assert cells["CPU"].startswith("whole, ") and cells["GPU"] == "untried: whole"
+    assert "no GPU adapter was found" in untried_text(files)
     assert "SOFTMAX 1" in ops_text(files)
 
 
