@@ -14,11 +14,11 @@ from rich.table import Table
 
 from deit_tf.evaluation.pictures import held_out, training
 from deit_tf.exporting.compare import device_text, share_text
-from deit_tf.exporting.reference import comparison_images
+from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.saved_model import export_saved_model, read_report
 from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
 from deit_tf.exporting.signatures import BYTES, HEADS, IMAGES, ROLLOUT
-from deit_tf.exporting.tflite import check_variant, export_tflite, latencies
+from deit_tf.exporting.tflite import check_variant, converted, export_tflite, latencies
 from deit_tf.files import read_class_names
 from deit_tf.runs import Run, load_run
 from deit_tf.runs.load import warn_if_assumed
@@ -245,7 +245,8 @@ def _timed(
     samples = comparison_images(run.model, images)
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder, f"float32{SUFFIX}")
-        export_tflite(run.model, reference, images=samples[:1])
+        model = float32_twin(run.model)
+        reference.write_bytes(converted(model, "float32", "float32", None, None))
         files = {"": reference} | {variant: r["file"] for variant, r in reports.items()}
         times = latencies(files, samples, num_threads=threads)
 

@@ -22,7 +22,7 @@ from deit_tf.exporting.flatbuffer import op_name, unpacked
 
 WORKER = Path(__file__).with_name("compile_worker.py")
 TIMEOUT = 600  # seconds; a software adapter compiles its kernels slowly
-IMAGES = 4  # that an export runs per device; a software adapter takes seconds for each
+PICTURES = 4  # that an export runs per device; a software adapter takes seconds for each
 MAX_AXES = 4
 # Seen to be taken by the GPU of LiteRT 2.3, in the forms in which a DeiT has them.
 GPU_OPERATIONS = frozenset(
@@ -125,7 +125,7 @@ def measure_devices(
 
     Args:
         file: The file.
-        images: [n, H, W, 3] of the type that it takes; the first `IMAGES` are run.
+        images: [n, H, W, 3] of the type that it takes; the first `PICTURES` are run.
         logits: float [n, C], what they should give.
         limits: What the file may differ by on the CPU.
     Returns:
@@ -137,7 +137,7 @@ def measure_devices(
         ExportError: If it does not run on the CPU, or differs there. What a GPU makes of a file is
             written down and rejects none: it may be this machine's GPU alone.
     """
-    images, logits = images[:IMAGES], logits[:IMAGES]
+    images, logits = images[:PICTURES], logits[:PICTURES]
     cpu = _figures(compile_for(file, "cpu", images), logits, limits)
     if cpu["excess"]:
         raise ExportError(f"{file} compiled for the CPU differs from Keras: {cpu['excess']}")

@@ -311,7 +311,15 @@ def converted(
     processor: ImageProcessor | None,
     calibration: np.ndarray | None,
 ) -> bytes:
-    """The content of a .tflite file of `model`, unverified."""
+    """The content of a .tflite file, unverified.
+
+    Args:
+        model: It computes in float32.
+        variant: A key of `VARIANTS`.
+        input_type: A key of `INPUTS` in deit_tf.exporting.sidecar.
+        processor: How the model wants its images, for `uint8`.
+        calibration: float32 [n, H, W, 3], normalized, for `int8`.
+    """
     if variant == "int8":
         model = smooth(model, calibration)
         if input_type == "uint8":
