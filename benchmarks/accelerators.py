@@ -1,9 +1,9 @@
 """Every .tflite variant, with float and uint8 input, on LiteRT's CPU and GPU: taken whole or not,
 what is left out, deviation and agreement, size and time.
 
-Times are of the CPU, all files in turns, as shares of the float32 file that takes float32; those of
-a GPU in software would say nothing. A name of a model stands for random weights and two bundled
-photographs, cut into windows.
+Times are processor time of one CPU thread, which other programs disturb least, all files in turns,
+as shares of the float32 file that takes float32; those of a GPU in software would say nothing.
+A name of a model stands for random weights and two bundled photographs, cut into windows.
 
     python benchmarks/accelerators.py RUN --pictures 500 --gpu-pictures 100
     python benchmarks/accelerators.py deit_tiny_distilled_patch16_224
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,7 +31,7 @@ import deit_tf
 from deit_tf.evaluation.pictures import held_out, training
 from deit_tf.exporting.accelerators import DEVICES, SOFTWARE_ADAPTER, compile_for
 from deit_tf.exporting.compare import agreement, deviation, share_text
-from deit_tf.exporting.litert import latencies
+from deit_tf.exporting.litert import load_tflite
 from deit_tf.exporting.reference import float32_twin, keras_logits
 from deit_tf.exporting.sidecar import INPUTS
 from deit_tf.exporting.tflite import VARIANTS, converted
@@ -38,7 +39,7 @@ from deit_tf.runs import load_run
 
 FLOAT32 = ("float32", "float32")
 WINDOWS = 64  # of the bundled photographs
-THREADS = (1, 2)
+WARM_UP = 2
 
 
 def opened(name: str, pictures: int, calibration: int):
@@ -94,24 +95,23 @@ def cells(figures: dict | None) -> tuple[str, str, str]:
 
 def show(rows: dict, title: str) -> None:
     """Print a row per file, then what devices leave out."""
-    table = Table("variant", "input", "MB", "of float32", title=title)
-    for threads in THREADS:
-        table.add_column(f"time, {threads} thr.")
-    for device in DEVICES:
+    table = Table("variant", "input", "MB", "of float32", "time", title=title)
+    devices = [device for device in DEVICES if device in rows[FLOAT32]]
+    for device in devices:
         for heading in (device.upper(), "largest diff.", "top-1"):
             table.add_column(heading)
 
     whole = rows[FLOAT32]
     for (variant, kind), row in rows.items():
         size = f"{row['bytes'] / 1e6:.2f}", f"{row['bytes'] / whole['bytes']:.3f}"
-        times = (f"{row['ms'][t] / whole['ms'][t]:.2f}" for t in THREADS)
-        shown = (cell for device in DEVICES for cell in cells(row[device]))
-        table.add_row(variant, kind, *size, *times, *shown)
+        time_share = f"{row['cpu_ms'] / whole['cpu_ms']:.2f}"
+        shown = (cell for device in devices for cell in cells(row[device]))
+        table.add_row(variant, kind, *size, time_share, *shown)
 
     Console(width=190).print(table)
-    print("float32:", ", ".join(f"{whole['ms'][t]:.2f} ms on {t} thread(s)" for t in THREADS))
+    print(f"float32: {whole['cpu_ms']:.2f} ms of processor time")
     for (variant, kind), row in rows.items():
-        for device in DEVICES:
+        for device in devices:
             for reason in (row[device] or {}).get("left_out", ()):
                 print(f"{variant}, {kind}, {device}: {reason}")
 
@@ -130,17 +130,30 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
         for kind in INPUTS:
             file = files[variant, kind] = folder / f"{variant}_{kind}.tflite"
             file.write_bytes(converted(model, variant, kind, processor, calibration))
-            row = rows[variant, kind] = {"bytes": file.stat().st_size, "ms": {}}
+            row = rows[variant, kind] = {"bytes": file.stat().st_size}
             fed = images if kind == "float32" else processor.to_pixels(images)
-            for device in DEVICES:
+            for device in options.devices:
                 count = options.gpu_pictures if device == "gpu" else len(images)
                 row[device] = on_device(file, device, fed[:count], references[kind][:count])
 
-    for threads in THREADS:
-        turns = {"processor": processor, "num_threads": threads, "rounds": options.rounds}
-        for key, times in latencies(files, images, **turns).items():
-            rows[key]["ms"][threads] = times["best_ms"]
+    for key, milliseconds in processor_times(files, images, processor, options.rounds).items():
+        rows[key]["cpu_ms"] = milliseconds
     return rows
+
+
+def processor_times(files: dict, images: np.ndarray, processor, rounds: int) -> dict:
+    """The least milliseconds of processor time that a picture takes, by file, taking turns."""
+    loaded = {name: load_tflite(file, num_threads=1) for name, file in files.items()}
+    inputs = {name: model.prepared(images[:1], processor) for name, model in loaded.items()}
+    times = {name: [] for name in files}
+
+    for _ in range(rounds + WARM_UP):
+        for name, model in loaded.items():
+            start = time.process_time()
+            model(inputs[name])
+            times[name].append(1000 * (time.process_time() - start))
+
+    return {name: min(taken[WARM_UP:]) for name, taken in times.items()}
 
 
 def main() -> None:
@@ -149,6 +162,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="a run or .keras file, or a name of `deit-tf models`")
+    parser.add_argument("--devices", nargs="+", choices=DEVICES, default=DEVICES)
     parser.add_argument("--pictures", type=int, default=32, help="compared on the CPU")
     parser.add_argument("--gpu-pictures", type=int, default=4, help="of them, on the GPU")
     parser.add_argument("--calibration", type=int, default=256, help="training pictures for int8")
@@ -160,7 +174,7 @@ def main() -> None:
         rows = measured(options.model, options, Path(folder))
     about = machine.describe()
     show(rows, f"{options.model} on {options.pictures} pictures; {about['processor']}")
-    if any(row["gpu"] is None for row in rows.values()):
+    if any(row.get("gpu", row) is None for row in rows.values()):
         print(SOFTWARE_ADAPTER)
     if options.json:
         figures = {", ".join(key): row for key, row in rows.items()}

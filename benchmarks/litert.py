@@ -1,8 +1,9 @@
 """Milliseconds of one picture: DeiT-Ti distilled by LiteRT, as float32, dynamic_int8 and int8,
 beside this project and timm (eager and compiled), taking turns.
 
-LiteRT runs on the CPU here, by its CompiledModel's kernels (XNNPACK); a phone's CPU is another. A
-file of another version of this project takes part by `--file NAME=PATH`.
+LiteRT runs on the CPU here (XNNPACK); a phone's CPU is another. Of files the processor time is shown
+as well, which other programs disturb least. A file of another version of this project takes part by
+`--file NAME=PATH`.
 
     python benchmarks/litert.py --threads 1 2 --rounds 8
 """
@@ -41,17 +42,18 @@ class FileContender:
     """A .tflite file in this process, that takes turns as a `peers.Worker` does."""
 
     def __init__(self, name: str, model: LiteModel, images: np.ndarray):
-        self.name, self.model, self.seconds, self.error = name, model, [], None
-        self.image = images[:1]
+        self.name, self.model, self.image, self.error = name, model, images[:1], None
+        self.seconds, self.processor_seconds = [], []
         for _ in range(WARM_UP):
             model(self.image)
 
     def turn(self, steps: int) -> None:
         """Run some steps and keep their seconds."""
         for _ in range(steps):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             self.model(self.image)
             self.seconds.append(time.perf_counter() - start)
+            self.processor_seconds.append(time.process_time() - used)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -78,7 +80,8 @@ def measure(files: dict[str, Path], threads: int, options: argparse.Namespace) -
         name: FileContender(name, load_tflite(file, threads), images)
         for name, file in files.items()
     }
-    found |= {each.name: peers.Worker(each, "inference", 1, spec) for each in PEERS}
+    asked = [each for each in PEERS if each.library not in options.skip]
+    found |= {each.name: peers.Worker(each, "inference", 1, spec) for each in asked}
 
     running = [each for each in found.values() if not each.error]
     for turn in range(options.rounds):
@@ -89,15 +92,20 @@ def measure(files: dict[str, Path], threads: int, options: argparse.Namespace) -
     for contender in found.values():
         contender.close()
 
-    return {
-        name: {"error": each.error}
-        if each.error
-        else {
-            "best_ms": 1000 * min(each.seconds),
-            "median_ms": 1000 * statistics.median(each.seconds),
-        }
-        for name, each in found.items()
+    return {name: figures(contender) for name, contender in found.items()}
+
+
+def figures(contender: FileContender | peers.Worker) -> dict:
+    """What a contender took, or why it could not run; processor time is known of files alone."""
+    if contender.error:
+        return {"error": contender.error}
+    found = {
+        "best_ms": 1000 * min(contender.seconds),
+        "median_ms": 1000 * statistics.median(contender.seconds),
     }
+    if isinstance(contender, FileContender):
+        found["processor_ms"] = 1000 * min(contender.processor_seconds)
+    return found
 
 
 def show(figures: dict[str, dict], threads: int, processor: str) -> None:
@@ -106,13 +114,15 @@ def show(figures: dict[str, dict], threads: int, processor: str) -> None:
         "contender",
         "best, ms",
         "median, ms",
+        "processor time, ms",
         title=f"one picture, {threads} thread(s), {processor}",
     )
     for name, row in figures.items():
         if row.get("error"):
-            table.add_row(name, row["error"], "")
+            table.add_row(name, row["error"])
         else:
-            table.add_row(name, f"{row['best_ms']:.1f}", f"{row['median_ms']:.1f}")
+            keys = [key for key in ("best_ms", "median_ms", "processor_ms") if key in row]
+            table.add_row(name, *(f"{row[key]:.1f}" for key in keys))
     Console(width=120).print(table)
 
 
@@ -124,6 +134,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each contender")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each contender")
     parser.add_argument("--steps", type=int, default=10, help="pictures per turn")
+    parser.add_argument("--skip", nargs="*", default=[], help="libraries to leave out")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH")
     torch = os.environ.get("DEIT_TF_TORCH_PYTHON", sys.executable)
     parser.add_argument("--torch-python", default=torch, help="interpreter that has timm")
