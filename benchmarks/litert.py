@@ -1,9 +1,9 @@
 """Milliseconds of one picture: DeiT-Ti distilled by LiteRT, as float32, dynamic_int8 and int8,
 beside this project and timm (eager and compiled), taking turns.
 
-LiteRT runs on the CPU here (XNNPACK); a phone's CPU is another. Of files the processor time is shown
-as well, which other programs disturb least. A file of another version of this project takes part by
-`--file NAME=PATH`.
+LiteRT runs on the CPU here (XNNPACK); a phone's CPU is another. Of files the processor time is
+shown as well, which other programs disturb least. A file of another version of this project takes
+part by `--file NAME=PATH`.
 
     python benchmarks/litert.py --threads 1 2 --rounds 8
 """
@@ -108,7 +108,7 @@ def figures(contender: FileContender | peers.Worker) -> dict:
     return found
 
 
-def show(figures: dict[str, dict], threads: int, processor: str) -> None:
+def show(rows: dict[str, dict], threads: int, processor: str) -> None:
     """Print the milliseconds of one number of threads."""
     table = Table(
         "contender",
@@ -117,7 +117,7 @@ def show(figures: dict[str, dict], threads: int, processor: str) -> None:
         "processor time, ms",
         title=f"one picture, {threads} thread(s), {processor}",
     )
-    for name, row in figures.items():
+    for name, row in rows.items():
         if row.get("error"):
             table.add_row(name, row["error"])
         else:
