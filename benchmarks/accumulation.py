@@ -1,7 +1,9 @@
 """Peak memory and time of a training step, by the number of micro-batches its batch is worked off
-in.
+in, with its activations kept or computed again (`model.remat`).
 
-python benchmarks/accumulation.py --batch 32 --micro-batches 1 4
+python benchmarks/accumulation.py --batch 32 --micro-batches 1 4 --remat
+
+Time is that of the processor, of all threads together: other processes do not add to it.
 """
 
 import argparse
@@ -18,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def measure(model: str, precision: str, batch: int, micro_batches: int, steps: int) -> dict:
-    """Train on random images in this process; seconds of the best step, and megabytes that training
-    added.
+def measure(given: argparse.Namespace, micro_batches: int, remat: bool) -> dict:
+    """Train on random images in this process; CPU seconds of the best step, and megabytes that
+    training added.
     """
     import keras
     import numpy as np
@@ -28,22 +30,25 @@ def measure(model: str, precision: str, batch: int, micro_batches: int, steps: i
 
     import deit_tf
 
-    keras.config.set_dtype_policy(precision)
-    distiller = deit_tf.Distiller(deit_tf.create_model(model, drop_path_rate=0.1), kind="none")
+    keras.config.set_dtype_policy(given.precision)
+    student = deit_tf.create_model(
+        given.model, image_size=given.image_size, drop_path_rate=0.1, remat=remat
+    )
+    distiller = deit_tf.Distiller(student, kind="none")
     distiller.compile(deit_tf.training.optim.AdamW(1e-4), micro_batches=micro_batches)
     distiller.optimizer.build(distiller.learned)
+
     draw = np.random.default_rng(0)
-    size = distiller.student.input_shape[1:]
-    images = tf.constant(draw.normal(size=(batch, *size)).astype("float32"))
-    labels = tf.one_hot(draw.integers(1000, size=batch), 1000)
-    step = tf.function(lambda: distiller.train_step((images, labels))["loss"])
+    images = tf.constant(draw.normal(size=(given.batch, *student.input_shape[1:])), tf.float32)
+    labels = tf.one_hot(draw.integers(1000, size=given.batch), 1000)
+    step = tf.function(lambda: distiller.train_step((images, labels))["loss"], autograph=False)
+
     before = _peak_megabytes()
     seconds = []
-
-    for _ in range(steps + 1):
-        started = time.perf_counter()
+    for _ in range(given.steps + 1):
+        started = time.process_time()
         float(step())
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
 
     return {"seconds": min(seconds[1:]), "megabytes": _peak_megabytes() - before}
 
@@ -52,45 +57,49 @@ def _peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
-    """Measure each in a process of its own, interleaved, and print the best."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="deit_tiny_distilled_patch16_224")
+    parser.add_argument("--image-size", type=int, help="by default that of the model")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--remat", action="store_true", help="measure each with it as well")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    """Measure each in a process of its own, interleaved, and print the best."""
+    given = _parser().parse_args()
     if given.one:
-        print(
-            json.dumps(measure(given.model, given.precision, given.batch, given.one, given.steps))
-        )
+        print(json.dumps(measure(given, given.one[0], bool(given.one[1]))))
         return
 
-    found = {parts: [] for parts in given.micro_batches}
+    ways = [(parts, remat) for remat in range(1 + given.remat) for parts in given.micro_batches]
+    found = {way: [] for way in ways}
     for _ in range(given.rounds):
-        for parts, results in found.items():
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(parts)]
+        for way, results in found.items():
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", *map(str, way)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
 
-    best = {parts: min(result["seconds"] for result in results) for parts, results in found.items()}
-    table = Table(
-        "micro-batches",
-        "peak memory of training",
-        "images per second",
-        "time per step",
-        title=given.model,
-    )
+    _show(found, f"{given.model}, batch {given.batch}, {given.precision}")
 
-    for parts, results in found.items():
+
+def _show(found: dict[tuple[int, int], list[dict]], title: str) -> None:
+    best = {way: min(one["seconds"] for one in results) for way, results in found.items()}
+    first = next(iter(best.values()))
+    table = Table("micro-batches", "remat", "memory of training", "CPU time per step", title=title)
+    for (parts, remat), results in found.items():
         memory = max(result["megabytes"] for result in results)
-        ratio = best[parts] / best[given.micro_batches[0]]
-        table.add_row(
-            str(parts), f"{memory:,.0f} MB", f"{given.batch / best[parts]:.1f}", f"{ratio:.2f} x"
-        )
+        seconds = best[parts, remat]
+        shown = f"{seconds:.2f} s, {seconds / first:.2f} x"
+        table.add_row(str(parts), "yes" if remat else "no", f"{memory:,.0f} MB", shown)
 
     Console(width=100).print(table)
 

@@ -54,6 +54,8 @@ class ModelConfig:
         distilled: Whether there is a distillation token with a head of its own.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
         layer_norm_eps: 1e-6 as in the original and timm; Hugging Face uses 1e-12.
+        remat: Whether training computes the activations of the blocks again instead of keeping
+            them.
     """
 
     image_size: Size = 224
@@ -66,6 +68,7 @@ class ModelConfig:
     distilled: bool = True
     drop_path_rate: float = 0.0
     layer_norm_eps: float = 1e-6
+    remat: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class StudentConfig:
             like that of trained models, for small data from scratch (Trockman and Kolter 2023).
         trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022,
             "Three things").
+        remat: Whether training computes the activations of the blocks again instead of keeping
+            them: less memory, more time, the same numbers.
     """
 
     name: str = "deit_tiny_distilled_patch16_224"
@@ -101,6 +106,7 @@ class StudentConfig:
     weights: str | None = None
     init: Literal["timm", "mimetic"] = "timm"
     trainable: Literal["all", "heads", "attention"] = "all"
+    remat: bool = False
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""

@@ -35,6 +35,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
             config.mlp_ratio,
             float(rate),
             config.layer_norm_eps,
+            config.remat,
             name=f"blocks.{i}",
         )(x)
 

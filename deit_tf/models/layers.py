@@ -228,6 +228,8 @@ class Block(keras.layers.Layer):
         mlp_ratio: Hidden width of the MLP, in units of D.
         drop_path_rate: Stochastic depth of each of its two branches, drawn separately.
         layer_norm_eps: Added to the variance in both norms.
+        remat: Whether training keeps no activation within the branches, and computes them again
+            for the gradients: less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -236,11 +238,13 @@ class Block(keras.layers.Layer):
         mlp_ratio: float,
         drop_path_rate: float,
         layer_norm_eps: float,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_ratio = num_heads, mlp_ratio
         self.drop_path_rate, self.layer_norm_eps = drop_path_rate, layer_norm_eps
+        self.remat = remat
 
     def build(self, shape):
         policy = self.dtype_policy
@@ -262,10 +266,18 @@ class Block(keras.layers.Layer):
             layer.build(shape)
 
     def call(self, x, training=False):  # [B, N, D]
-        branch = self.attn(self.norm1(x, training=training), training=training)
-        x = x + self.drop_path1(branch, training=training)
-        branch = self.mlp(self.norm2(x, training=training), training=training)
-        return x + self.drop_path2(branch, training=training)
+        def attention(x):
+            return self.attn(self.norm1(x, training=training), training=training)
+
+        def mlp(x):
+            return self.mlp(self.norm2(x, training=training), training=training)
+
+        if self.remat and training:
+            # Not around drop path: its masks are drawn once, whoever numbers the draws.
+            attention, mlp = keras.remat(attention), keras.remat(mlp)
+
+        x = x + self.drop_path1(attention(x), training=training)
+        return x + self.drop_path2(mlp(x), training=training)
 
     def compute_output_shape(self, shape):
         return shape
@@ -277,6 +289,7 @@ class Block(keras.layers.Layer):
             "mlp_ratio": self.mlp_ratio,
             "drop_path_rate": self.drop_path_rate,
             "layer_norm_eps": self.layer_norm_eps,
+            "remat": self.remat,
         }
 
 

@@ -32,6 +32,7 @@ LAYERS = [
     (Attention, dict(num_heads=3), TOKENS),
     (Mlp, dict(hidden_dim=24), TOKENS),
     (Block, BLOCK, TOKENS),
+    (Block, BLOCK | dict(remat=True), TOKENS),
     (PatchEmbed, dict(patch_size=4, embed_dim=12), (2, 8, 12, 3)),
     (Tokens, dict(distilled=True), TOKENS),
     (Tokens, dict(distilled=False), TOKENS),

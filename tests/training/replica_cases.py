@@ -21,7 +21,7 @@ from deit_tf.training.optim import AdamW
 from deit_tf.training.trainer import Trainer
 
 CLASSES, BATCH, STEPS, SIZE = 5, 8, 4, 16
-PLAIN, EVERYTHING = {}, dict(micro_batches=2, clip_norm=0.3, ema_decay=0.9)
+PLAIN, EVERYTHING = {}, dict(micro_batches=2, clip_norm=0.3, ema_decay=0.9, remat=True)
 OPTIMIZERS = {"sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9), "adamw": lambda: AdamW(1e-3)}
 
 
@@ -33,7 +33,7 @@ def batches():
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH, drop_remainder=True)
 
 
-def distiller(kind, optimizer, drop_path_rate=0.0, **options):
+def distiller(kind, optimizer, drop_path_rate=0.0, remat=False, **options):
     """A student, the same at every call, and a teacher with batch normalization."""
     keras.utils.set_random_seed(0)
     student = deit_tf.create_model(
@@ -43,6 +43,7 @@ def distiller(kind, optimizer, drop_path_rate=0.0, **options):
         depth=2,
         embed_dim=24,
         drop_path_rate=drop_path_rate,
+        remat=remat,
     )
     teacher = None
     if kind != "none":
