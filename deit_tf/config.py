@@ -54,6 +54,12 @@ class ModelConfig:
         distilled: Whether there is a distillation token with a head of its own.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
         layer_norm_eps: 1e-6 as in the original and timm; Hugging Face uses 1e-12.
+        init_values: Where LayerScale's factors start, one per channel of a residual branch, such as
+            1e-6; null leaves the branches as they are (DeiT III).
+        no_embed_class: Whether the patches alone get a position embedding, and not the tokens
+            before them (DeiT III).
+        uniform_drop_path: Whether every block drops at `drop_path_rate`, instead of at rates that
+            rise from 0 (DeiT III; timm's rise there as well).
         remat: Whether training computes the activations of the blocks again instead of keeping
             them.
     """
@@ -68,6 +74,9 @@ class ModelConfig:
     distilled: bool = True
     drop_path_rate: float = 0.0
     layer_norm_eps: float = 1e-6
+    init_values: float | None = None
+    no_embed_class: bool = False
+    uniform_drop_path: bool = False
     remat: bool = False
 
 

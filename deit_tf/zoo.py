@@ -183,4 +183,5 @@ def _published_heads(described: dict[str, int | float | bool]) -> int:
 def _same_shape(variant: ModelConfig, config: ModelConfig) -> bool:
     side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     square = config.image_size in (side, (side, side))
-    return square and variant == replace(config, image_size=side, num_classes=variant.num_classes)
+    untold = dict(num_classes=variant.num_classes, uniform_drop_path=variant.uniform_drop_path)
+    return square and variant == replace(config, image_size=side, **untold)

@@ -163,7 +163,7 @@ def _largest_of_batch(model: keras.Model, hidden) -> list[np.ndarray]:
     outputs = []
     for index, block in enumerate(blocks(model)):
         first = block.norm1(hidden[:, index])
-        outputs += [first, block.norm2(hidden[:, index] + block.attn(first))]
+        outputs += [first, block.norm2(block.after_attention(hidden[:, index]))]
     tokens = sum(layer.name in HEADS for layer in model.layers)
     outputs.append(model.get_layer("norm")(hidden[:, -1])[:, :tokens])
     return [np.abs(np.asarray(output)).max(axis=(0, 1)) for output in outputs]

@@ -1,6 +1,8 @@
 """DeiT as a functional Keras model (Touvron et al. 2021, sections 3 and 4; facebookresearch/deit
-models.py).
+models.py), and DeiT III (Touvron, Cord and Jegou 2022; models_v2.py).
 """
+
+import math
 
 import keras
 import numpy as np
@@ -27,15 +29,16 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
     height, width = _check(config)
     image = keras.Input((height, width, CHANNELS), name="image")
     x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(image)  # [B, N, D]
-    x = Tokens(config.distilled, name="tokens")(x)  # [B, N + 2, D]
+    x = Tokens(config.distilled, config.no_embed_class, name="tokens")(x)  # [B, N + 2, D]
 
-    for i, rate in enumerate(np.linspace(0, config.drop_path_rate, config.depth)):
+    for i, rate in enumerate(_drop_path_rates(config)):
         x = Block(
             config.num_heads,
             config.mlp_ratio,
-            float(rate),
+            rate,
             config.layer_norm_eps,
             config.remat,
+            config.init_values,
             name=f"blocks.{i}",
         )(x)
 
@@ -69,6 +72,12 @@ def heads(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name=f"{model.name}_heads")
 
 
+def _drop_path_rates(config: ModelConfig) -> list[float]:
+    """Stochastic depth of each block, from the first to the last."""
+    first = config.drop_path_rate if config.uniform_drop_path else 0.0
+    return np.linspace(first, config.drop_path_rate, config.depth).tolist()
+
+
 def _head(name: str, config: ModelConfig) -> keras.layers.Layer:
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
     return keras.layers.Dense(
@@ -92,6 +101,11 @@ def _check(config: ModelConfig) -> tuple[int, int]:
         raise ValueError(
             f"`image_size` must be a multiple of patch_size={patch} on both sides. Received: "
             f"image_size={size}; the nearest that fits is {nearest}."
+        )
+    start = config.init_values
+    if start is not None and not (start > 0 and math.isfinite(start)):
+        raise ValueError(
+            f"`init_values` is a number above 0, or null. Received: init_values={start}"
         )
     if config.embed_dim % config.num_heads:
         raise ValueError(

@@ -220,6 +220,34 @@ class Mlp(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("deit_tf")
+class LayerScale(keras.layers.Layer):
+    """Multiply each channel by a learned factor.
+
+    Args:
+        init_values: Where the factors start; small, so that a deep network begins as the identity.
+    Source: Touvron et al. 2021 ("Going deeper with image transformers"), section 2; timm's
+        LayerScale.
+    """
+
+    def __init__(self, init_values: float, **kwargs):
+        super().__init__(**kwargs)
+        self.init_values = init_values
+
+    def build(self, shape):
+        start = keras.initializers.Constant(self.init_values)
+        self.gamma = self.add_weight((shape[-1],), start, name="gamma")
+
+    def call(self, x):  # [..., D]
+        return x * self.gamma
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "init_values": self.init_values}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
 class Block(keras.layers.Layer):
     """Pre-norm transformer block.
 
@@ -230,6 +258,7 @@ class Block(keras.layers.Layer):
         layer_norm_eps: Added to the variance in both norms.
         remat: Whether training keeps no activation within the branches, and computes them again
             for the gradients: less memory, more time, the same numbers.
+        init_values: Where LayerScale on both branches starts; None has none.
     """
 
     def __init__(
@@ -239,45 +268,60 @@ class Block(keras.layers.Layer):
         drop_path_rate: float,
         layer_norm_eps: float,
         remat: bool = False,
+        init_values: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads, self.mlp_ratio = num_heads, mlp_ratio
         self.drop_path_rate, self.layer_norm_eps = drop_path_rate, layer_norm_eps
-        self.remat = remat
+        self.remat, self.init_values = remat, init_values
 
     def build(self, shape):
         policy = self.dtype_policy
         self.norm1 = LayerNorm(epsilon=self.layer_norm_eps, name="norm1", dtype=policy)
         self.attn = Attention(self.num_heads, name="attn", dtype=policy)
+        self.ls1 = self._layer_scale("ls1")
         self.drop_path1 = DropPath(self.drop_path_rate, name="drop_path1", dtype=policy)
         self.norm2 = LayerNorm(epsilon=self.layer_norm_eps, name="norm2", dtype=policy)
         self.mlp = Mlp(int(shape[-1] * self.mlp_ratio), name="mlp", dtype=policy)
+        self.ls2 = self._layer_scale("ls2")
         self.drop_path2 = DropPath(self.drop_path_rate, name="drop_path2", dtype=policy)
 
         for layer in (
             self.norm1,
             self.attn,
+            self.ls1,
             self.drop_path1,
             self.norm2,
             self.mlp,
+            self.ls2,
             self.drop_path2,
         ):
             layer.build(shape)
 
-    def call(self, x, training=False):  # [B, N, D]
+    def _layer_scale(self, name: str) -> keras.layers.Layer:
+        if self.init_values is None:
+            return keras.layers.Identity(name=name, dtype=self.dtype_policy)
+        return LayerScale(self.init_values, name=name, dtype=self.dtype_policy)
+
+    def after_attention(self, x, training=False):
+        """What the MLP's branch starts from: x and the attention branch, [B, N, D]."""
+
         def attention(x):
-            return self.attn(self.norm1(x, training=training), training=training)
+            return self.ls1(self.attn(self.norm1(x, training=training), training=training))
 
+        return x + self.drop_path1(self._rematerialized(attention, training)(x), training=training)
+
+    def call(self, x, training=False):  # [B, N, D]
         def mlp(x):
-            return self.mlp(self.norm2(x, training=training), training=training)
+            return self.ls2(self.mlp(self.norm2(x, training=training), training=training))
 
-        if self.remat and training:
-            # Not around drop path: its masks are drawn once, whoever numbers the draws.
-            attention, mlp = keras.remat(attention), keras.remat(mlp)
+        x = self.after_attention(x, training)
+        return x + self.drop_path2(self._rematerialized(mlp, training)(x), training=training)
 
-        x = x + self.drop_path1(attention(x), training=training)
-        return x + self.drop_path2(mlp(x), training=training)
+    def _rematerialized(self, branch, training):
+        # Not around drop path: its masks are drawn once, whoever numbers the draws.
+        return keras.remat(branch) if self.remat and training else branch
 
     def compute_output_shape(self, shape):
         return shape
@@ -290,6 +334,7 @@ class Block(keras.layers.Layer):
             "drop_path_rate": self.drop_path_rate,
             "layer_norm_eps": self.layer_norm_eps,
             "remat": self.remat,
+            "init_values": self.init_values,
         }
 
 
@@ -348,6 +393,7 @@ class Tokens(keras.layers.Layer):
 
     Args:
         distilled: Whether there is a distillation token, at index 1.
+        no_embed_class: Whether the patches alone get a position embedding, as in DeiT III.
     Call arguments:
         patches: [B, N, D].
     Returns:
@@ -355,9 +401,9 @@ class Tokens(keras.layers.Layer):
     Source: paper, section 4; facebookresearch/deit models.py, forward_features.
     """
 
-    def __init__(self, distilled: bool, **kwargs):
+    def __init__(self, distilled: bool, no_embed_class: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.distilled = distilled
+        self.distilled, self.no_embed_class = distilled, no_embed_class
 
     def _tokens(self, name: str, count: int, width: int):
         return self.add_weight(
@@ -368,7 +414,8 @@ class Tokens(keras.layers.Layer):
         patches, width = shape[1:]
         self.cls_token = self._tokens("cls_token", 1, width)
         self.dist_token = self._tokens("dist_token", 1, width) if self.distilled else None
-        self.pos_embed = self._tokens("pos_embed", patches + self.prefix, width)
+        places = patches if self.no_embed_class else patches + self.prefix
+        self.pos_embed = self._tokens("pos_embed", places, width)
 
     @property
     def prefix(self) -> int:
@@ -379,13 +426,19 @@ class Tokens(keras.layers.Layer):
         first = [self.cls_token, self.dist_token] if self.distilled else [self.cls_token]
         first = [ops.broadcast_to(t, (ops.shape(patches)[0], 1, patches.shape[-1])) for t in first]
         first = [ops.cast(t, patches.dtype) for t in first]
+        if self.no_embed_class:
+            return ops.concatenate([*first, patches + self.pos_embed], axis=1)
         return ops.concatenate([*first, patches], axis=1) + self.pos_embed
 
     def compute_output_shape(self, shape):
         return (shape[0], shape[1] + self.prefix, shape[2])
 
     def get_config(self):
-        return {**super().get_config(), "distilled": self.distilled}
+        return {
+            **super().get_config(),
+            "distilled": self.distilled,
+            "no_embed_class": self.no_embed_class,
+        }
 
 
 def token(x, index: int):

@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 TIMM_EPS = 1e-6  # of the original and timm, whose files do not tell it
+# timm's names, of DeiT and of DeiT III.
+PUBLISHED = (
+    r"deit_(tiny|small|base){}_patch16_(224|384)",
+    r"deit3_((small|base|large)_patch16_(224|384)|medium_patch16_224|huge_patch14_224)",
+)
 HUGGING_FACE_EPS = 1e-12  # of its DeiTConfig by default
 
 
@@ -209,9 +214,10 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
     config = {"architecture": model.name, "num_classes": classes, "num_features": features}
     if block:
         distilled = "_distilled" if "dist_token" in state else ""
-        published = rf"deit_(tiny|small|base){distilled}_patch16_(224|384)"
-        if not re.fullmatch(published, model.name):
-            config["architecture"] = f"deit_base{distilled}_patch16_224"
+        is_deit3 = model.get_layer("tokens").no_embed_class or block["init_values"] is not None
+        base = "deit3_base" if is_deit3 else f"deit_base{distilled}"
+        if not re.fullmatch(PUBLISHED[is_deit3].format(distilled), model.name):
+            config["architecture"] = f"{base}_patch16_224"
         config["model_args"] = {
             "img_size": list(model.input_shape[1:3]),
             "patch_size": state["patch_embed.proj.weight"].shape[-1],
@@ -220,6 +226,11 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
             "num_heads": block["num_heads"],
             "mlp_ratio": block["mlp_ratio"],
         }
+        if is_deit3:
+            config["model_args"] |= {
+                "init_values": block["init_values"],
+                "no_embed_class": model.get_layer("tokens").no_embed_class,
+            }
         if block["layer_norm_eps"] != TIMM_EPS:
             log.warning(
                 "timm builds its norms with an epsilon of 1e-6; this model has %g.",

@@ -5,6 +5,7 @@ that is all for timm and the original. Hugging Face renames the modules and spli
 three. A model is known only by the paths of its weights.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -17,7 +18,7 @@ State = Mapping[str, np.ndarray]
 
 _LEAVES = {
     "kernel": "weight",
-    "gamma": "weight",
+    "gamma": "weight",  # of a norm; LayerScale's has this name in timm too
     "beta": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
@@ -27,6 +28,8 @@ _TO_TORCH = {
     4: (3, 2, 0, 1),
 }  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
 _TO_KERAS = {2: (1, 0), 4: (2, 3, 1, 0)}
+LAYER_SCALE = 1e-6  # where timm starts it; trained weights do not tell
+_LAYER_SCALE = re.compile(r"\.ls[12]$")
 _HEADS = ("head.", "head_dist.", "mask_token", "decoder.")
 
 # timm's module: Hugging Face's, as the files on the hub have it (transformers 4); # is a block's
@@ -115,8 +118,8 @@ def describe(state: State) -> dict[str, int | float | bool]:
         state: Arrays by the library's own key, as `load_reference` takes them.
     Returns:
         Fields of ModelConfig: `patch_size`, `embed_dim`, `depth`, `mlp_ratio`, `distilled`,
-        `image_size` (of a square image) and, where there is a head, `num_classes`. Of a network
-        that is no DeiT `num_classes` alone.
+        `init_values`, `no_embed_class`, `image_size` (of a square image) and, where there is a
+        head, `num_classes`. Of a network that is no DeiT `num_classes` alone.
     """
     keys = _timm_names(state)
     head = next(
@@ -130,7 +133,12 @@ def describe(state: State) -> dict[str, int | float | bool]:
 
     width, _, patch, _ = _fetch(state, keys["patch_embed.proj.weight"]).shape  # [D, 3, P, P]
     distilled = "dist_token" in keys
-    patches = _fetch(state, keys["pos_embed"]).shape[1] - (2 if distilled else 1)
+    has_scale = "blocks.0.ls1.gamma" in keys
+    places = _fetch(state, keys["pos_embed"]).shape[1]
+    # A square grid tells whether the tokens before the patches have places; else DeiT III has none.
+    prefix = 2 if distilled else 1
+    squares = [count for count in (places, places - prefix) if math.isqrt(count) ** 2 == count]
+    patches = squares[0] if squares else places - prefix * (not has_scale)
     return {
         **described,
         "image_size": round(patches**0.5) * patch,
@@ -139,6 +147,8 @@ def describe(state: State) -> dict[str, int | float | bool]:
         "depth": len({name.split(".")[1] for name in keys if name.startswith("blocks.")}),
         "mlp_ratio": len(_fetch(state, keys["blocks.0.mlp.fc1.bias"])) / width,
         "distilled": distilled,
+        "init_values": LAYER_SCALE if has_scale else None,
+        "no_embed_class": patches == places,
     }
 
 
@@ -174,6 +184,11 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
     state = {name: _to_torch(weight) for name, weight in _weights_by_name(model).items()}
     if layout == "timm":
         return state
+    if "pos_embed" in state and not _prefix(model, _weights_by_name(model)):
+        raise ValueError(
+            "Hugging Face's class token has a position of its own, and this model's has none "
+            "(`no_embed_class`). Use layout='timm'."
+        )
     renamed = {_rename(name, _HUGGINGFACE): array for name, array in _split_qkv(state).items()}
     if nameless := [name for name in renamed if not name.startswith(_HUGGINGFACE_FIRST)]:
         raise ValueError(
@@ -228,7 +243,9 @@ def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
         module, _, leaf = (
             re.sub(r"^(tokens|mask_patches)/", "", weight.path).replace("/", ".").rpartition(".")
         )
-        names[f"{module}.{_LEAVES.get(leaf, leaf)}".removeprefix(".")] = weight
+        if not _LAYER_SCALE.search(module):
+            leaf = _LEAVES.get(leaf, leaf)
+        names[f"{module}.{leaf}".removeprefix(".")] = weight
     return names
 
 
@@ -254,6 +271,8 @@ def _timm_names(state: State) -> dict[str, list[str]]:
     order.
     """
     named = {key: key for key in state if not key.endswith("num_batches_tracked")}
+    # The original's models_v2.py has LayerScale's factors in the block itself.
+    named = {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): key for name, key in named.items()}
     if any(key.startswith(("deit.", "vit.")) for key in named):
         # The plain models lie on the hub as ViT, under the same names but for the first word.
         named = {_rename(re.sub(r"^vit\.", "deit.", key), _FROM_HUGGINGFACE): key for key in named}
@@ -318,8 +337,7 @@ def _fit_pos_embed(
             f"`pos_embed` has three axes, [1, tokens, D]. Received: {tuple(pos_embed.shape)}"
         )
 
-    new = _grid(model, names)
-    prefix = names["pos_embed"].shape[1] - new[0] * new[1]
+    new, prefix = _grid(model, names), _prefix(model, names)
     patches = pos_embed.shape[1] - prefix
     side = round(max(patches, 0) ** 0.5)
     old = grid or (new if patches == new[0] * new[1] else (side, side))
@@ -347,6 +365,12 @@ def _grid(model: keras.Model, names: Mapping[str, keras.Variable]) -> tuple[int,
     patch = names["patch_embed.proj.weight"].shape[0]
     height, width = input_size(model)
     return height // patch, width // patch
+
+
+def _prefix(model: keras.Model, names: Mapping[str, keras.Variable]) -> int:
+    """Tokens before the patches that have a position embedding."""
+    rows, columns = _grid(model, names)
+    return names["pos_embed"].shape[1] - rows * columns
 
 
 def _check_state(

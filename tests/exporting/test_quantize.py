@@ -12,6 +12,7 @@ from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting import litert, quantize, tflite
 from deit_tf.exporting.compare import agreement, deviation
 from deit_tf.exporting.sidecar import read_sidecar, tflite_description
+from deit_tf.models.parts import blocks
 
 
 def build(name="deit_test", **overrides):
@@ -103,6 +104,16 @@ def test_smoothing_takes_outliers_away(model, windows):
     # The largest activation and the smallest weight differ 40-fold; alpha = 0.5 leaves the root of
     # either.
     assert spread(wild) > 30 and spread(quantize.smooth(wild, windows[:16])) < 8
+
+
+def test_the_second_norm_is_measured_behind_layer_scale(windows):
+    """DeiT III: with factors of 0 the second norm sees what the block is given."""
+    model = build(distilled=False, init_values=1e-6, no_embed_class=True)
+    first = blocks(model)[0]
+    first.ls1.gamma.assign(np.zeros(48))
+    seen = quantize._largest_outputs(model, windows[:4])[1]
+    given = deit_tf.features(model)(windows[:4])["hidden_states"][:, 0]
+    np.testing.assert_allclose(seen, np.abs(first.norm2(given)).max(axis=(0, 1)), rtol=1e-6)
 
 
 def test_smoothing_makes_int8_better_where_there_are_outliers(model, windows):

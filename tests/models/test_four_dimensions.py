@@ -21,6 +21,7 @@ def only(model, output):
 NETWORKS = {
     "distilled": build,
     "plain": lambda: build(distilled=False),
+    "DeiT III": lambda: build(distilled=False, init_values=1e-6, no_embed_class=True),
     "heads": lambda: deit_tf.heads(build()),
     "masked": lambda: deit_tf.create_masked_model("deit_test", image_size=SHAPE),
     "features": lambda: deit_tf.features(build()),

@@ -16,6 +16,7 @@ from deit_tf.models.layers import (
     Block,
     DropPath,
     LayerNorm,
+    LayerScale,
     MaskPatches,
     Mlp,
     PatchEmbed,
@@ -33,9 +34,13 @@ LAYERS = [
     (Mlp, dict(hidden_dim=24), TOKENS),
     (Block, BLOCK, TOKENS),
     (Block, BLOCK | dict(remat=True), TOKENS),
+    (Block, BLOCK | dict(init_values=0.1), TOKENS),
+    (Block, BLOCK | dict(remat=True, init_values=0.1), TOKENS),
+    (LayerScale, dict(init_values=0.1), TOKENS),
     (PatchEmbed, dict(patch_size=4, embed_dim=12), (2, 8, 12, 3)),
     (Tokens, dict(distilled=True), TOKENS),
     (Tokens, dict(distilled=False), TOKENS),
+    (Tokens, dict(distilled=True, no_embed_class=True), TOKENS),
     (PixelShuffle, dict(scale=2), (2, 3, 5, 12)),
 ]
 
