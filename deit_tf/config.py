@@ -5,13 +5,22 @@ A config file names a model and a recipe, and says only what differs from them: 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 # Bounds of what is obeyed, whoever asks for it: a config, a file from elsewhere, a request.
 MAX_SIDE = 4096  # pixels of a side that a model takes, or a picture is resized to
 MAX_PIXELS = 128_000_000  # of a picture before it is decoded; a phone's largest have 108 million
 MAX_ASPECT = 100  # long side of a picture over its short side
+MAX_SEED = 2**32 - 1  # of NumPy
+MAX_MESSAGE = 64 * 2**20  # bytes of a request; gRPC's own limit of 4 MB is six float images
+MAX_WIDTH = 16_384  # of a token; the widest ViT that was published has 6,144
+MAX_DEPTH = 256  # blocks; the deepest that was published has 56
+MAX_CLASSES = 1_000_000
+MAX_MLP_RATIO = 64.0
+MAX_PARAMETERS = 2_000_000_000  # of a DeiT; in float32 8 GB, and four times that in training
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,6 +89,61 @@ class ModelConfig:
     remat: bool = False
 
 
+# Whole numbers from 1 to these.
+_COUNTS: Mapping[str, int] = {
+    "patch_size": MAX_SIDE,
+    "embed_dim": MAX_WIDTH,
+    "depth": MAX_DEPTH,
+    "num_heads": MAX_WIDTH,
+    "num_classes": MAX_CLASSES,
+}
+
+
+def check_model(config: ModelConfig) -> None:
+    """Check that the numbers of a model are within their bounds, whoever gave them.
+
+    Raises:
+        ValueError: If one is not; it names the field, what is allowed, and what came.
+    """
+    height_width(config.image_size)
+    for name, most in _COUNTS.items():
+        value = getattr(config, name)
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_whole or not 1 <= value <= most:
+            raise ValueError(
+                f"`{name}` is a whole number from 1 to {most:,}. Received: {name}={value!r}"
+            )
+
+    ratio, rate = config.mlp_ratio, config.drop_path_rate
+    if not _is_number(ratio) or ratio > MAX_MLP_RATIO or ratio * config.embed_dim < 1:
+        raise ValueError(
+            f"`mlp_ratio` is a number above 0 and up to {MAX_MLP_RATIO:g}, which leaves the hidden "
+            f"layer a unit. Received: mlp_ratio={ratio!r}"
+        )
+    if not _is_number(rate) or not 0 <= rate < 1:
+        raise ValueError(
+            f"`drop_path_rate` is a probability in [0, 1). Received: drop_path_rate={rate!r}"
+        )
+    check_epsilon(config.layer_norm_eps)
+
+
+def check_epsilon(value: Any) -> None:
+    """Check what a layer norm adds to a variance.
+
+    Raises:
+        ValueError: If it is no number above 0 and below 1.
+    """
+    if not _is_number(value) or not 0 < value < 1:
+        raise ValueError(
+            f"`layer_norm_eps` is a number above 0 and below 1. Received: {str(value)[:100]}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class StudentConfig:
     """The model to train: a name of `deit-tf models` and what differs from it.
@@ -95,8 +159,8 @@ class StudentConfig:
         num_heads: Attention heads per block.
         drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
-            file, another library's file or folder, or `hf://...`; heads of another class count
-            start fresh, and null all.
+            file, another library's file or folder, or `hf://...`; other heads, or of another
+            class count, start fresh, and null all.
         init: How fresh weights are drawn: `timm`, as the original's; or `mimetic`, with attention
             like that of trained models, for small data from scratch (Trockman and Kolter 2023).
         trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022,
@@ -302,6 +366,13 @@ class OptimConfig:
     legacy_epoch_lr: bool = False
 
 
+_OPTIM_LIMITS: dict[str, float] = {
+    **dict.fromkeys(("lr", "warmup_lr", "min_lr", "warmup_epochs"), math.inf),
+    **dict.fromkeys(("weight_decay", "epsilon"), math.inf),
+    **dict.fromkeys(("momentum", "beta_1", "beta_2"), 1.0),
+}
+
+
 @dataclass(frozen=True)
 class CheckpointConfig:
     """What a run keeps of itself, so that it can go on after it was stopped.
@@ -450,6 +521,9 @@ def check_config(config: TrainConfig) -> None:
     """
     if config.epochs < 1:
         raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
+    if not 0 <= config.seed <= MAX_SEED:
+        raise ValueError(f"`seed` is from 0 to {MAX_SEED}. Received: {config.seed}")
+    _check_optim(config.optim)
     _check_checkpoint(config.checkpoint)
     check_data(config.data)
     _check_student(config)
@@ -504,6 +578,13 @@ def check_labeling(config: TrainConfig) -> None:
             "`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. "
             "Received: 0"
         )
+
+
+def _check_optim(config: OptimConfig) -> None:
+    for name, high in _OPTIM_LIMITS.items():
+        value = getattr(config, name)
+        if not 0 <= value <= high or not math.isfinite(value):
+            raise ValueError(f"`optim.{name}` lies in 0..{high:g}. Received: {value}")
 
 
 def _check_checkpoint(config: CheckpointConfig) -> None:

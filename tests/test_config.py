@@ -9,7 +9,15 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from deit_tf.config import RECIPES, AugmentConfig, DistillConfig, StudentConfig, TrainConfig
+from deit_tf.config import (
+    RECIPES,
+    AugmentConfig,
+    DistillConfig,
+    OptimConfig,
+    StudentConfig,
+    TrainConfig,
+    check_config,
+)
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.models import VARIANTS
 from deit_tf.runs import read_config, write_config
@@ -108,6 +116,23 @@ def test_a_config_overrides_its_recipe():
 def test_values_out_of_range_are_refused(value, message):
     with pytest.raises(ValueError, match=message):
         AugmentConfig("light", **value).resolve()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (TrainConfig(optim=OptimConfig(lr=float("nan"))), "`optim.lr` lies in 0..inf.*nan"),
+        (TrainConfig(optim=OptimConfig(min_lr=-1e-5)), "`optim.min_lr`"),
+        (TrainConfig(optim=OptimConfig(weight_decay=float("inf"))), "`optim.weight_decay`.*inf"),
+        (TrainConfig(optim=OptimConfig(beta_2=1.5)), "`optim.beta_2` lies in 0..1"),
+        (TrainConfig(seed=-1), "`seed` is from 0 to 4294967295. Received: -1"),
+        (TrainConfig(seed=2**32), "`seed` is from 0"),
+        (TrainConfig(epochs=0), "`epochs` must be positive"),
+    ],
+)
+def test_a_run_out_of_range_is_refused_before_anything_is_opened(config, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(config)
 
 
 def test_the_papers_recipe():

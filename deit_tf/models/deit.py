@@ -7,8 +7,9 @@ import math
 import keras
 import numpy as np
 
-from deit_tf.config import CHANNELS, ModelConfig, height_width
+from deit_tf.config import CHANNELS, MAX_PARAMETERS, ModelConfig, check_model, height_width
 from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens, token
+from deit_tf.models.variants import count_parameters
 
 
 def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
@@ -21,8 +22,8 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits: the mean of both
         heads where there are two. No output depends on `training`; drop path alone does.
     Raises:
-        ValueError: If the patch does not divide the image, the heads not the width, or a count is
-            not positive.
+        ValueError: If the patch does not divide the image, the heads not the width, or a number is
+            out of its bounds (`check_model`, `MAX_PARAMETERS`).
     Differs: the original returns both heads while training and their mean otherwise; here the mean
         is the output and `heads(model)` gives both. Heads compute in float32 at every precision.
     """
@@ -87,15 +88,9 @@ def _head(name: str, config: ModelConfig) -> keras.layers.Layer:
 
 def _check(config: ModelConfig) -> tuple[int, int]:
     """Refuse a config that makes no model; returns height and width in pixels."""
-    size = config.image_size
+    check_model(config)
+    size, patch = config.image_size, config.patch_size
     height, width = height_width(size)
-    for field in ("patch_size", "embed_dim", "depth", "num_heads", "num_classes"):
-        if getattr(config, field) < 1:
-            raise ValueError(
-                f"`{field}` must be positive. Received: {field}={getattr(config, field)}"
-            )
-
-    patch = config.patch_size
     if height % patch or width % patch:
         nearest = tuple(max(1, round(side / patch)) * patch for side in (height, width))
         raise ValueError(
@@ -111,6 +106,11 @@ def _check(config: ModelConfig) -> tuple[int, int]:
         raise ValueError(
             f"`num_heads` must divide embed_dim={config.embed_dim}. Received: "
             f"num_heads={config.num_heads}"
+        )
+    if (count := count_parameters(config)) > MAX_PARAMETERS:
+        raise ValueError(
+            f"A model has at most {MAX_PARAMETERS:,} weights. Lower `embed_dim`, `depth`, "
+            f"`image_size` or `num_classes`, or raise `patch_size`. Received: {count:,} weights"
         )
 
     return height, width

@@ -5,7 +5,6 @@ Formats: transformers, configuration_deit.py; timm/models/_hub.py.
 """
 
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 import keras
 
-from deit_tf.config import MAX_SIDE
+from deit_tf.config import MAX_SIDE, check_epsilon
 from deit_tf.files import check_class_names, read_json
 
 log = logging.getLogger(__name__)
@@ -79,8 +78,7 @@ def _facts(source: str, config: Mapping[str, Any], preprocessor: dict[str, Any] 
     pretrained = _object(config, "pretrained_cfg")
     arguments = _object(config, "model_args")
     eps = config["layer_norm_eps"]
-    if not _is_number(eps) or not 0 < eps < 1:
-        raise _wrong("layer_norm_eps", "a number above 0 and below 1", eps)
+    check_epsilon(eps)
 
     heads = config.get("num_attention_heads") or arguments.get("num_heads")
     if heads is not None and not _is_count(heads):
@@ -144,11 +142,6 @@ def _object(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(entry, Mapping):
         raise _wrong(name, "an object", entry)
     return entry
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
