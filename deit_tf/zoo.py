@@ -1,9 +1,9 @@
 """The models by name, with fresh weights or those of a file, a folder or the hub."""
 
-import difflib
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
@@ -11,10 +11,10 @@ from deit_tf.config import ModelConfig, Size
 from deit_tf.models.deit import build_deit
 from deit_tf.models.masked import build_masked_on
 from deit_tf.models.regnet import REGNETY, build_regnety
-from deit_tf.models.variants import VARIANTS, find_variant
+from deit_tf.models.variants import TEST_MODEL, VARIANTS, check_name, find_variant
 from deit_tf.weights.configs import CONFIG, Facts
-from deit_tf.weights.files import HEAD_WIDTH, load_weights, read_weights
-from deit_tf.weights.names import describe
+from deit_tf.weights.files import load_weights, read_weights
+from deit_tf.weights.names import State, describe
 
 
 def create_model(
@@ -40,7 +40,7 @@ def create_model(
             a `.keras` file or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon
             of their layer norms is kept.
         heads: `new` passes over the heads of the weights, `keep` insists on them; by default they
-            are kept where they have as many classes.
+            are kept, but where `num_classes` is given and they are others.
         **overrides: Other fields of `ModelConfig`, such as `patch_size` or `layer_norm_eps`.
     Returns:
         A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
@@ -50,45 +50,50 @@ def create_model(
             heads too.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.
     """
-    variant = find_variant(name)
-    known = [field.name for field in fields(ModelConfig)]
-    if unknown := sorted(set(overrides) - set(known)):
-        raise ValueError(
-            f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}"
-        )
-
-    size = {} if image_size is None else {"image_size": image_size}
-    classes = {} if num_classes is None else {"num_classes": num_classes}
-    config = replace(variant, drop_path_rate=drop_path_rate, **classes, **size, **overrides)
+    given = overrides | {"drop_path_rate": drop_path_rate}
+    given |= {} if num_classes is None else {"num_classes": num_classes}
+    given |= {} if image_size is None else {"image_size": image_size}
+    config = _config(name, given)
     if weights is None:
         return build_deit(config, name=name)
-    state, facts = read_weights(weights)
-    if facts.num_heads not in (None, config.num_heads):
-        # the shapes may fit all the same, and attention would be scrambled in silence
-        raise ValueError(
-            f"`num_heads` must be {facts.num_heads}, that of the weights in {weights}; pass it, "
-            f"or the name of their model. Received: num_heads={config.num_heads} for {name!r}"
-        )
-    if num_classes is None:
-        config = replace(config, num_classes=describe(state).get("num_classes", config.num_classes))
-    if "layer_norm_eps" not in overrides:
-        config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
-    model = build_deit(config, name=name)
-    load_weights(model, state, facts, heads)
-
-    return model
+    return _with_weights(config, *read_weights(weights), given=given, name=name, heads=heads)
 
 
-def create_masked_model(name: str, **overrides) -> keras.Model:
+def create_masked_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    heads: Literal["keep", "new"] | None = None,
+    **overrides,
+) -> keras.Model:
     """Build a masked image model by the name of its trunk.
 
     Args:
         name: One of `list_models()`.
+        weights: As of `create_model`; the mask token and the decoder come along where the weights
+            are a masked model's, and otherwise start fresh.
+        heads: `new` passes over the mask token and decoder of the weights, `keep` insists on them.
         **overrides: As of `create_model`, such as `image_size` or `drop_path_rate`.
     Returns:
         What `build_masked` returns; `deit_tf.MaskedTrainer` trains it.
+    Raises:
+        ValueError: As of `create_model`; for `num_classes`, of which it has none.
+        FileNotFoundError: As of `create_model`.
     """
-    return build_masked_on(create_model(name, num_classes=1, **overrides), f"{name}_masked")
+    if "num_classes" in overrides:
+        raise ValueError(
+            "`num_classes` is for classifiers: a masked model has a decoder. Leave it out. "
+            f"Received: num_classes={overrides['num_classes']}"
+        )
+    config = _config(name, overrides | {"num_classes": 1})
+    read = None if weights is None else read_weights(weights)
+    if read:
+        config = _as_weights_are(config, read[1], given=overrides, name=name)
+
+    model = build_masked_on(build_deit(config, name=name), f"{name}_masked")
+    if read:
+        load_weights(model, *read, heads)
+    return model
 
 
 def create_regnety(
@@ -113,18 +118,12 @@ def create_regnety(
         ValueError: For an unknown name, with the nearest ones; for weights that do not fit.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.
     """
-    if name not in REGNETY:
-        nearest = difflib.get_close_matches(name, REGNETY, n=3) or list(REGNETY)
-        raise ValueError(
-            f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
-        )
-    state, facts = read_weights(weights) if weights is not None else ({}, None)
-    if num_classes is None:
-        num_classes = describe(state).get("num_classes", 1000)
-    model = build_regnety(*REGNETY[name], num_classes=num_classes, image_size=image_size, name=name)
-    if facts is not None:
-        load_weights(model, state, facts)
-    return model
+    check_name(name, REGNETY)
+    if weights is not None:
+        return _regnety_with_weights(name, *read_weights(weights), num_classes, image_size)
+    return build_regnety(
+        *REGNETY[name], num_classes=num_classes or 1000, image_size=image_size, name=name
+    )
 
 
 def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Model, Facts]:
@@ -142,12 +141,14 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
     """
     state, facts = read_weights(source)
     described = describe(state)
-    if (name or facts.architecture) in REGNETY:
-        return create_regnety(
-            name or facts.architecture, image_size=facts.image_size or 224, weights=source
-        ), facts
+    named = name or facts.architecture
+    if named in REGNETY:
+        size = facts.image_size or 224
+        return _regnety_with_weights(named, state, facts, None, size), facts
     if name:
-        return create_model(name, image_size=facts.image_size, weights=source), facts
+        given = {"image_size": facts.image_size} if facts.image_size else {}
+        config = _config(name, given)
+        return _with_weights(config, state, facts, given=given, name=name), facts
     heads = facts.num_heads or _published_heads(described)
     if "num_classes" not in described or not heads:
         raise ValueError(
@@ -164,9 +165,64 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
     )
     config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
     model = build_deit(config, name=published)
-    load_weights(model, state, facts)
+    load_weights(model, state, facts, heads="keep")
 
     return model, facts
+
+
+def _config(name: str, given: Mapping[str, Any]) -> ModelConfig:
+    """The numbers of a model by its name, with those given in place of its own."""
+    known = [field.name for field in fields(ModelConfig)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}"
+        )
+    return replace(find_variant(name), **given)
+
+
+def _as_weights_are(
+    config: ModelConfig, facts: Facts, *, given: Mapping[str, Any], name: str
+) -> ModelConfig:
+    """The config with the epsilon of weights where none is given; refuses other heads."""
+    if facts.num_heads not in (None, config.num_heads):
+        # the shapes may fit all the same, and attention would be scrambled in silence
+        raise ValueError(
+            f"`num_heads` must be {facts.num_heads}, that of the weights in {facts.source}; pass "
+            f"it, or the name of their model. Received: num_heads={config.num_heads} for {name!r}"
+        )
+    if "layer_norm_eps" in given or not facts.layer_norm_eps:
+        return config
+    return replace(config, layer_norm_eps=facts.layer_norm_eps)
+
+
+def _with_weights(
+    config: ModelConfig,
+    state: State,
+    facts: Facts,
+    *,
+    given: Mapping[str, Any],
+    name: str,
+    heads: Literal["keep", "new"] | None = None,
+) -> keras.Model:
+    """A DeiT with weights that were read; its classes are theirs where none are given."""
+    config = _as_weights_are(config, facts, given=given, name=name)
+    classes = describe(state).get("num_classes")
+    if classes and "num_classes" not in given:
+        config = replace(config, num_classes=classes)
+        heads = heads or "keep"  # whoever asks for no other classes wants these heads
+    model = build_deit(config, name=name)
+    load_weights(model, state, facts, heads)
+    return model
+
+
+def _regnety_with_weights(
+    name: str, state: State, facts: Facts, num_classes: int | None, image_size: Size
+) -> keras.Model:
+    """A RegNetY with weights that were read; its classes are theirs where none are given."""
+    classes = num_classes or describe(state).get("num_classes", 1000)
+    model = build_regnety(*REGNETY[name], num_classes=classes, image_size=image_size, name=name)
+    load_weights(model, state, facts)
+    return model
 
 
 def _published_heads(described: dict[str, int | float | bool]) -> int:
@@ -174,10 +230,12 @@ def _published_heads(described: dict[str, int | float | bool]) -> int:
     none of theirs.
     """
     shape = ("patch_size", "embed_dim", "depth", "mlp_ratio")
-    published = any(
-        all(described.get(f) == getattr(variant, f) for f in shape) for variant in VARIANTS.values()
+    alike = (
+        variant.num_heads
+        for name, variant in VARIANTS.items()
+        if name != TEST_MODEL and all(described.get(f) == getattr(variant, f) for f in shape)
     )
-    return described["embed_dim"] // HEAD_WIDTH if published else 0
+    return next(alike, 0)
 
 
 def _same_shape(variant: ModelConfig, config: ModelConfig) -> bool:

@@ -258,7 +258,7 @@ def test_processor_and_samples_of_a_run(runs):
             ["train", "--distill.kind", "none", "--checkpoint.keep", "0"],
             "`checkpoint.keep` is at least 1",
         ),
-        (["train-teacher", "--teacher.name", "regnety_999"], "Unknown network"),
+        (["train-teacher", "--teacher.name", "regnety_999"], "Unknown model name='regnety_999'"),
         (["train-teacher", "--teacher.name", "keras:ResNet51"], "no network 'ResNet51'"),
         (["evaluate", "{runs}/nothing"], "lies in no run"),
         (["compare", "{runs}"], "no finished run"),

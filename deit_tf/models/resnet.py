@@ -2,12 +2,11 @@
 large.
 """
 
-import difflib
-
 import keras
 from keras import layers
 
 from deit_tf.config import CHANNELS, Size, height_width
+from deit_tf.models.variants import check_name
 
 WIDTHS = (16, 32, 64)  # of the three stages
 
@@ -31,12 +30,7 @@ def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) ->
         ValueError: For an unknown name, with the nearest ones.
     Differs: a shortcut that changes shape is a 1 x 1 convolution with norm (the paper's option B).
     """
-    if name not in RESNET:
-        nearest = difflib.get_close_matches(name, RESNET, n=3) or list(RESNET)
-        raise ValueError(
-            f"Unknown network name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
-        )
-
+    check_name(name, RESNET)
     image = keras.Input((*height_width(image_size), CHANNELS), name="image")
     x = layers.ReLU()(_conv_norm(image, WIDTHS[0], 3, 1))
     for stage, channels in enumerate(WIDTHS):

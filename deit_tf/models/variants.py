@@ -3,6 +3,7 @@ models_v2.py).
 """
 
 import difflib
+from collections.abc import Collection
 
 from deit_tf.config import ModelConfig
 
@@ -15,6 +16,8 @@ HUGE = dict(embed_dim=1280, num_heads=16, depth=32, patch_size=14)
 
 # timm starts LayerScale at 1e-6, as here; the original at 1e-4.
 DEIT3 = dict(distilled=False, init_values=1e-6, no_embed_class=True, uniform_drop_path=True)
+
+TEST_MODEL = "deit_test"  # not a published model: small enough for tests and first tries
 
 VARIANTS: dict[str, ModelConfig] = {
     "deit_tiny_patch16_224": ModelConfig(**TINY, distilled=False),
@@ -33,8 +36,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "deit3_large_patch16_224": ModelConfig(**LARGE, **DEIT3),
     "deit3_large_patch16_384": ModelConfig(**LARGE, **DEIT3, image_size=384),
     "deit3_huge_patch14_224": ModelConfig(**HUGE, **DEIT3),
-    # Not a published model: small enough for tests and first tries.
-    "deit_test": ModelConfig(image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3),
+    TEST_MODEL: ModelConfig(image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3),
 }
 
 
@@ -75,9 +77,18 @@ def find_variant(name: str) -> ModelConfig:
     Raises:
         ValueError: For an unknown name, with the nearest ones.
     """
-    if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, VARIANTS, n=3) or list(VARIANTS)
+    check_name(name, VARIANTS)
+    return VARIANTS[name]
+
+
+def check_name(name: str, known: Collection[str]) -> None:
+    """Check that a model has one of the names that are known.
+
+    Raises:
+        ValueError: If it has not; it tells the nearest ones.
+    """
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=3) or list(known)
         raise ValueError(
             f"Unknown model name={name!r}. Did you mean {' or '.join(map(repr, nearest))}?"
         )
-    return VARIANTS[name]

@@ -25,7 +25,15 @@ from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
 from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
-from deit_tf.weights.names import Layout, State, describe, input_size, load_reference, to_reference
+from deit_tf.weights.names import (
+    Layout,
+    State,
+    describe,
+    input_size,
+    load_reference,
+    same_heads,
+    to_reference,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +41,6 @@ HUB = "hf://"
 SAFETENSORS = "model.safetensors"
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-HEAD_WIDTH = 64  # of every published DeiT
 # A key that may precede the model's own, and the key under which a training checkpoint keeps the
 # model.
 _PARALLEL, _NESTED = "module.", "model"
@@ -110,27 +117,27 @@ def load_weights(
         model: What build_deit or build_regnet made.
         state: The tensors, as `read_weights` gives them.
         facts: What it tells about them; a position embedding of another image size is resized.
-        heads: As of `load_reference`; by default those of another class count stay as the model has
-            them.
+        heads: As of `load_reference`; by default `keep` where the weights have the very heads of
+            the model, for as many classes.
     Raises:
         ValueError: If the weights do not fit; the model is unchanged.
     """
     described = describe(state)
-    classes, wanted = described.get("num_classes"), model.output_shape[-1]
     patch, size = described.get("patch_size"), facts.image_size
     grid = (size[0] // patch, size[1] // patch) if patch and size else None
-    heads = heads or ("keep" if classes == wanted else "new")
+    heads = heads or ("keep" if same_heads(model, state) else "new")
     load_reference(model, state, heads=heads, grid=grid)
     if heads == "new":
         log.info(
-            "%s has %s classes, the model %d: its heads are new.",
+            "%s has other heads (%s classes) than %s, or they are not wanted: its trunk alone is "
+            "taken, and the heads are new.",
             facts.source,
-            classes or "no",
-            wanted,
+            described.get("num_classes", "no"),
+            model.name,
         )
 
     side = described.get("image_size")
-    if patch and (size or (side, side)) != model.input_shape[1:3]:
+    if patch and (size or (side, side)) != input_size(model):
         theirs = size or (side, side)
         log.info(
             "%s is for images of %d x %d: its position embedding was resized.",

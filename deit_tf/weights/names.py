@@ -7,7 +7,7 @@ three. A model is known only by the paths of its weights.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import keras
@@ -152,6 +152,20 @@ def describe(state: State) -> dict[str, int | float | bool]:
     }
 
 
+def same_heads(model: keras.Model, state: State) -> bool:
+    """Whether a state has what a model has behind its trunk, for as many classes: classifiers, or
+    the mask token and decoder of masked image modeling.
+    """
+    ours, theirs = _weights_by_name(model), _timm_names(state)
+    if _head_modules(ours) != _head_modules(theirs):
+        return False
+    biases = [name for name in ours if name.startswith(_HEADS) and name.endswith(".bias")]
+    return all(
+        name in theirs and _fetch(state, theirs[name]).shape == tuple(ours[name].shape)
+        for name in biases
+    )
+
+
 def load_trunk(model: keras.Model, source: keras.Model) -> None:
     """Put the trunk of a trained DeiT, such as a masked model, into another; heads stay as they
     are.
@@ -234,6 +248,11 @@ def _bicubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
             far = a * (x**3 - 5 * x**2 + 8 * x - 4)
             matrix[i, min(max(tap, 0), old - 1)] += near if x <= 1 else far
     return matrix
+
+
+def _head_modules(names: Iterable[str]) -> set[str]:
+    """Such as `head`, `head_dist`."""
+    return {name.split(".")[0] for name in names if name.startswith(_HEADS)}
 
 
 def _weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:

@@ -103,7 +103,7 @@ def test_other_classes_other_size_and_own_epsilon(folder, caplog):
         model = deit_tf.create_model(
             "deit_test", weights=folder, num_classes=7, image_size=(32, 64), layer_norm_eps=1e-5
         )
-    assert "10 classes, the model 7: its heads are new" in caplog.text
+    assert "other heads (10 classes)" in caplog.text and "the heads are new" in caplog.text
     assert "32 x 32: its position embedding was resized" in caplog.text
     assert "epsilon 1e-05" in caplog.text and model.get_layer("norm").epsilon == 1e-5
     theirs = state["deit.embeddings.position_embeddings"]
@@ -243,6 +243,56 @@ def test_heads_on_request(folder):
     assert np.abs(to_reference(fresh)["head.weight"] - state["cls_classifier.weight"]).max() > 0.1
     with pytest.raises(ValueError, match="misshapen: head.weight"):
         deit_tf.create_model("deit_test", weights=folder, num_classes=3, heads="keep")
+
+
+def test_a_model_without_one_of_the_heads_gives_its_trunk(tmp_path, caplog):
+    distilled = deit_tf.create_model("deit_test", num_classes=4)
+    one_head = keras.Model(distilled.input, deit_tf.heads(distilled).output["cls"], name="cls")
+    one_head.save(tmp_path / "cls.keras")  # as `distill.train_heads` cls trains it
+    with caplog.at_level("INFO"):
+        model = deit_tf.create_model("deit_test", num_classes=4, weights=tmp_path / "cls.keras")
+    assert "its trunk alone is taken" in caplog.text
+    ours, theirs = to_reference(model), to_reference(one_head)
+    np.testing.assert_array_equal(ours["blocks.1.norm1.bias"], theirs["blocks.1.norm1.bias"])
+    assert np.abs(ours["head.weight"] - theirs["head.weight"]).max() > 0.01
+    with pytest.raises(ValueError, match="missing: head_dist.weight"):  # as no other is asked for
+        deit_tf.create_model("deit_test", weights=tmp_path / "cls.keras")
+
+
+def test_a_masked_model_brings_its_decoder_along(tmp_path, caplog):
+    options = {"image_size": 16, "depth": 1}
+    first = deit_tf.create_masked_model("deit_test", **options)
+    first.get_layer("mask_patches").mask_token.assign_add(
+        keras.ops.ones_like(first.get_layer("mask_patches").mask_token)
+    )
+    first.save(tmp_path / "masked.keras")
+    with caplog.at_level("INFO"):
+        again = deit_tf.create_masked_model(
+            "deit_test", weights=tmp_path / "masked.keras", **options
+        )
+    assert_same_weights(first, again)
+    assert "heads" not in caplog.text
+
+    with caplog.at_level("INFO"):
+        fresh = deit_tf.create_masked_model(
+            "deit_test", weights=tmp_path / "masked.keras", heads="new", **options
+        )
+    assert "its trunk alone is taken" in caplog.text
+    decoders = [to_reference(model)["decoder.0.weight"] for model in (first, fresh)]
+    assert np.abs(decoders[0] - decoders[1]).max() > 0.01
+    with pytest.raises(ValueError, match="`num_classes` is for classifiers.*num_classes=3"):
+        deit_tf.create_masked_model("deit_test", num_classes=3)
+
+
+def test_weights_are_read_once(tmp_path, monkeypatch):
+    from deit_tf import zoo
+
+    model, folder = regnety_folder(tmp_path / "timm", 3)
+    read, reads = zoo.read_weights, []
+    monkeypatch.setattr(zoo, "read_weights", lambda source: reads.append(source) or read(source))
+    restored, _ = restore_model(folder)
+    assert_same_weights(model, restored)
+    assert reads == [folder]
 
 
 def test_only_classifiers_are_written(tmp_path):
