@@ -5,8 +5,9 @@ A source knows paths, labels and class names, and nothing of pixels, batches or 
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from deit_tf.data import folders
 from deit_tf.files import check_class_names
 
 SHUFFLE_BUFFER = 50_000  # records of TensorFlow Datasets
+LONGEST = 300  # characters of another library's error
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Source:
             `{"index": int64 [], "image": tf.string [], "label": int64 []}`, where `index` numbers
             the images on disk, so that it stays when the order does not.
         mixed: Whether the order on disk mixes the classes; in folders one comes after the other.
+        files: The file of each image, as bytes, as a name need not be UTF-8; none where they are
+            no files of their own.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Source:
     size: int
     read: Callable[[tf.Tensor | None], tf.data.Dataset]
     mixed: bool = False
+    files: Sequence[bytes] = ()
 
 
 def open_sources(
@@ -70,13 +75,23 @@ def open_sources(
 def open_whole(config: DataConfig) -> Source:
     """Open images to evaluate on: all of a folder of class folders, else what is not trained on."""
     folder = Path(config.source).expanduser()
-    if not folder.is_dir() or folders.find_splits(folder)[0] != folder:
+    if not folder.is_dir():
         return open_sources(config)[1]
-    files = folders.scan(folder)
+
+    # What is trained on is not looked at, but for the names of its classes.
+    check_data(config)
+    training, evaluation = folders.find_splits(folder)
+    files = folders.scan(evaluation or training)
+    names = tuple(place.name for place in folders.class_folders(training))
+    _check_known(files, names, evaluation, training)
+    if training != folder and evaluation is None:
+        _, files = folders.hold_out(files, config.holdout)
+
     if config.verify:
-        files, _ = folders.check_images(files, folder)
-    folders.check_not_empty(files, folder)
-    return _files(str(folder), tuple(sorted(files)), files)
+        files, _ = folders.check_images(files, evaluation or training)
+    if training == folder:
+        folders.check_not_empty(files, folder)
+    return _files(str(folder), names, files)
 
 
 def image_folder(
@@ -111,12 +126,19 @@ def image_folder(
         folders.warn_of_copies(trained_bytes, held_out_bytes)
 
     names = tuple(sorted(train))
+    _check_known(held_out, names, evaluation, training)
+    return _files(f"{folder}/train", names, train), _files(f"{folder}/eval", names, held_out)
+
+
+def _check_known(
+    held_out: folders.Files, names: Sequence[str], evaluation: Path | None, training: Path
+) -> None:
+    """Refuse classes to evaluate on that are not trained on."""
     if unknown := sorted(set(held_out) - set(names)):
         raise ValueError(
             f"{evaluation} has classes that {training} has not: "
             f"{', '.join(unknown[: folders.NAMED])}"
         )
-    return _files(f"{folder}/train", names, train), _files(f"{folder}/eval", names, held_out)
 
 
 def digits() -> tuple[Source, Source]:
@@ -144,7 +166,8 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
     It is prepared already, or is downloaded.
 
     Raises:
-        FileNotFoundError: If its files are to be downloaded by hand, and are not there.
+        FileNotFoundError: If its files are to be downloaded by hand, and are not there; or if the
+            download fails.
         ValueError: If it has no such examples, or not the splits asked for.
     """
     import tensorflow_datasets as tfds  # slow to import, and needed for this source alone
@@ -156,11 +179,7 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
             f"{', '.join(builder.info.features or {})}"
         )
 
-    try:
-        builder.download_and_prepare()
-    except AssertionError as error:  # a manual download is not there; it says where to put it
-        raise FileNotFoundError(f"{config.source} cannot be prepared. {error}") from error
-
+    _prepare(builder, config.source)
     splits = builder.info.splits
     evaluation = config.eval_split or next((s for s in ("validation", "test") if s in splits), None)
     for field, split in (("train_split", config.train_split), ("eval_split", evaluation)):
@@ -194,11 +213,30 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
     return source(config.train_split), source(evaluation)
 
 
+def _prepare(builder: Any, source: str) -> None:
+    """Have a builder's records on this machine."""
+    import requests  # what TensorFlow Datasets downloads with
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:  # a manual download is not there; it says where to put it
+        raise FileNotFoundError(f"{source} cannot be prepared. {error}") from error
+    except (requests.RequestException, ConnectionError, TimeoutError, DownloadError) as error:
+        reason = " ".join(str(error).split())[:LONGEST]
+        raise FileNotFoundError(
+            f"{source} cannot be downloaded ({type(error).__name__}: {reason}). By hand: prepare "
+            f"it on a machine with a connection and place what it makes as {builder.data_dir}, or "
+            "where `data.data_dir` says. A folder of class folders and `data.source` digits need "
+            "no download."
+        ) from error
+
+
 def _files(name: str, class_names: tuple[str, ...], files: dict[str, list[Path]]) -> Source:
-    # Bytes: a file name need not be UTF-8.
     paths = [os.fsencode(path) for each in class_names for path in files.get(each, [])]
     labels = [label for label, each in enumerate(class_names) for _ in files.get(each, [])]
-    return _in_memory(name, class_names, paths, labels, tf.io.read_file)
+    source = _in_memory(name, class_names, paths, labels, tf.io.read_file)
+    return replace(source, files=paths)
 
 
 def _in_memory(

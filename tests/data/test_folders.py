@@ -160,6 +160,26 @@ def test_open_whole_takes_every_image(folder):
     assert open_whole(DataConfig(str(folder))).size == 20
 
 
+def test_to_evaluate_on_a_split_the_other_is_not_looked_at(tmp_path, caplog):
+    for place in ("train/cat", "train/dog", "val/cat", "val/dog", "extra/cat"):
+        for i in range(3):
+            write(tmp_path / place / f"{i}.png", seed=hash((place, i)) % 999)
+    (tmp_path / "train" / "dog" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "val" / "dog" / "also broken.png").write_bytes(b"no picture")
+    found = open_whole(DataConfig(str(tmp_path)))
+    assert (found.size, found.class_names) == (6, ("cat", "dog"))
+    assert caplog.text.count("not used: extra") == 1
+    assert "also broken.png" in caplog.text and "dog/broken.png" not in caplog.text
+
+
+def test_of_a_split_to_train_on_alone_the_same_share_is_evaluated(tmp_path):
+    for place in ("train/cat", "train/dog"):
+        for i in range(12):
+            write(tmp_path / place / f"{i}.png", seed=hash((place, i)) % 999)
+    config = DataConfig(str(tmp_path), holdout=0.3)
+    assert contents(open_whole(config)) == contents(open_sources(config)[1])
+
+
 def test_hidden_copies_are_no_pictures(folder, caplog):
     for path in list((folder / "dog").iterdir()):
         copy = folder / "dog" / ".ipynb_checkpoints" / f"{path.stem}-checkpoint{path.suffix}"
