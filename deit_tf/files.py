@@ -6,10 +6,13 @@ Everything is UTF-8, and a line ends with a newline alone, wherever Python would
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 CLASS_NAMES_FILE = "labels.txt"  # beside every model that knows its classes
 _PARTIAL = ".{stem}.partial.{process}{suffix}"
@@ -34,6 +37,40 @@ def replacing(file: Path) -> Iterator[Path]:
         _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, name: str, doing: str, remedy: str) -> Iterator[None]:
+    """Keep for this process what others would write into a folder as well.
+
+    Args:
+        folder: Made where missing; removed again where it is empty at the end.
+        name: Of the file that is locked, and is there meanwhile.
+        doing: What another process does to the folder, for the message.
+        remedy: A sentence on what to do about it.
+    Raises:
+        BlockingIOError: If another process holds the lock; it is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, holder = folder / name, folder / f"{name}.json"
+    lock = filelock.FileLock(file)
+
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise BlockingIOError(
+            f"Another process {doing} {folder}: {_named(holder)}. {remedy}"
+        ) from error
+
+    try:
+        write_json({"process": os.getpid(), "host": platform.node()}, holder)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # something was written
+            folder.rmdir()
 
 
 def remove_partial(folder: Path, stem: str = "*") -> None:
@@ -136,6 +173,15 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} must hold class names in UTF-8, one per line: {error}") from error
     return tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
+
+
+def _named(holder: Path) -> str:
+    """Which process holds a lock, as far as it can be told."""
+    try:
+        held = read_json(holder, keys=("process", "host"))
+    except (OSError, ValueError):
+        return "one that has just begun"
+    return f"process {held['process']} on {held['host']}"
 
 
 def _is_unicode(name: str) -> bool:

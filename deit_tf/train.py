@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import tensorflow as tf
 from deit_tf import onednn
 from deit_tf.config import DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
+from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import changing_facts
+from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.files import read_json, replacing, write_json
 from deit_tf.runs import RunFolder, read_config
 from deit_tf.tasks import Task, masked_task, student_task, teacher_task
@@ -22,6 +24,7 @@ from deit_tf.training.checkpoints import Checkpoints
 from deit_tf.training.loop import Loop
 from deit_tf.training.metrics import EpochFigures
 from deit_tf.training.optim import build_optimizer, scaled_lr
+from deit_tf.training.precision import dtype_policy
 from deit_tf.training.replicas import check_batch, is_chief, open_strategy, synchronize
 
 log = logging.getLogger(__name__)
@@ -102,7 +105,7 @@ def _run(
     sources = open_sources(config.data, rule)
     facts = _facts(config, sources, strategy) | {"split": rule}
 
-    with _kept_for_this_process(folder, strategy):
+    with _kept_for_this_process(folder, strategy), naming_unreadable(*sources):
         folder.check_free(facts, overwrite)
         if goes_on and not accept_changes:
             begun = recipe(read_config(folder.config))
@@ -111,7 +114,8 @@ def _run(
         if goes_on:
             _warn_of_kernels(folder, facts)
 
-        with strategy.scope(), _reproducible(config):
+        with strategy.scope(), dtype_policy(config.precision):
+            keras.utils.set_random_seed(config.seed)
             task = build(config, sources)
             _compile(task, config, sources[0], strategy)
             task.batches(0)  # an augmentation that makes no sense is refused before a file is there
@@ -140,6 +144,7 @@ def _facts(
         "steps_per_epoch": steps_per_epoch(training, batch_size),
         "onednn": onednn.is_on(),
         **changing_facts(config, sources),
+        **labels_teacher(config),
     }
 
 
@@ -161,18 +166,6 @@ def _kept_for_this_process(
 ) -> AbstractContextManager[None]:
     """Of a cluster the chief alone writes, and locks."""
     return folder.locked() if is_chief(strategy) else nullcontext()
-
-
-@contextmanager
-def _reproducible(config: TrainConfig) -> Iterator[None]:
-    """Seed the weights, and build in the precision asked for."""
-    keras.utils.set_random_seed(config.seed)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config.precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _compile(

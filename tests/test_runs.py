@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
 import deit_tf.runs.folder
-from deit_tf.config import DataConfig, TrainConfig
+from deit_tf.config import DataConfig, DistillConfig, TrainConfig
 from deit_tf.data import open_sources
 from deit_tf.distillation.fingerprint import changing_facts
+from deit_tf.distillation.label_files import LAYOUT_FACTS
+from deit_tf.distillation.teacher_labels import labels_teacher
+from deit_tf.files import write_json
 from deit_tf.runs import RunFolder, class_order, load_network, load_run, read_config, write_config
 
 FACTS = {"labels": ["a", "b"], "steps_per_epoch": 3, "data.content": "0" * 64}
@@ -146,6 +150,27 @@ def test_a_run_of_the_same_goes_on(stopped):
 def test_what_changed_behind_a_stopped_run_is_named(stopped, config, facts, named):
     with pytest.raises(ValueError, match=named):
         stopped.check_unchanged(config, read_config(stopped.config), facts)
+
+
+def test_labels_of_another_teacher_are_another_run(tmp_path, stopped):
+    """`distill.labels` may change where they lie, and not whose they are."""
+    facts = {}
+    for teacher in ("1", "2"):
+        folder = tmp_path / teacher
+        folder.mkdir()
+        manifest = dict.fromkeys((*LAYOUT_FACTS, "steps_per_file"), 2)
+        manifest |= {"software": {}, "data.classes": ["a"], "teacher.weights": teacher * 64}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        config = TrainConfig(epochs=2, distill=DistillConfig(labels=str(folder)))
+        facts[teacher] = FACTS | labels_teacher(config)
+
+    then = TrainConfig(epochs=2)
+    write_json(facts["1"], stopped.facts)
+    stopped.check_unchanged(then, then, facts["1"])
+    stopped.check_unchanged(then, then, FACTS)  # the live teacher, which its own fact holds to
+    with pytest.raises(ValueError, match="labels.teacher: 1{12}... then, 2{12}... now"):
+        stopped.check_unchanged(then, then, facts["2"])
+    assert labels_teacher(replace(config, distill=replace(config.distill, kind="none"))) == {}
 
 
 def test_facts_that_an_older_run_did_not_keep_are_not_asked_for(stopped):

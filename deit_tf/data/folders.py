@@ -130,7 +130,7 @@ def check_images(files: Files, folder: Path) -> tuple[Files, dict[int, Path]]:
         The others; and one of them by each fingerprint of a file's bytes.
     """
     paths = [path for each in files.values() for path in each]
-    fingerprints = _decode(paths)
+    fingerprints = decodable(paths)
     broken = [path for path in paths if path not in fingerprints]
     report_left_out(broken, folder, "cannot be decoded")
     good = {name: [p for p in each if p in fingerprints] for name, each in files.items()}
@@ -163,6 +163,21 @@ def check_not_empty(files: Files, folder: Path) -> None:
         )
 
 
+def decodable(paths: Sequence[Path]) -> dict[Path, int]:
+    """A fingerprint of the bytes of each file that the training pipeline can decode."""
+
+    def look(index, path):
+        content = tf.io.read_file(path)
+        shape = tf.shape(decode_image(content))  # a result without the shape would not decode
+        return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
+
+    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
+    data = tf.data.Dataset.from_tensor_slices(names).enumerate()
+    data = data.map(look, tf.data.AUTOTUNE).ignore_errors()
+    looked = track(data.as_numpy_iterator(), "Checking images", len(paths), transient=True)
+    return {paths[int(index)]: int(fingerprint) for index, _, fingerprint in looked}
+
+
 def class_folders(folder: Path) -> list[Path]:
     """The folders in a folder, in the order of their names; hidden ones are none."""
     return sorted(
@@ -179,9 +194,14 @@ def report_left_out(paths: Iterable[Path], folder: Path, reason: str) -> None:
     """Count and name files that are left out."""
     paths = sorted(paths)
     if paths:
-        named = ", ".join(_readable(path.relative_to(folder)) for path in paths[:NAMED])
+        named = ", ".join(readable(path.relative_to(folder)) for path in paths[:NAMED])
         more = ", ..." * (len(paths) > NAMED)
         log.warning("Left out %d of %s that %s: %s%s", len(paths), folder, reason, named, more)
+
+
+def readable(path: Path) -> str:
+    """A path with its bytes that are no UTF-8 escaped, so that it can be printed."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _named_as(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -203,9 +223,13 @@ def _report_unused(folder: Path, training: Path, evaluation: list[Path]) -> None
         log.warning(unused, folder, training.name, held_out, ", ".join(others[:NAMED]))
 
 
-def _image_files(folder: Path, left_out: LeftOut, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def _image_files(
+    folder: Path, left_out: LeftOut, above: tuple[str, ...] | None = None
+) -> Iterator[Path]:
     """The image files below a folder; links to folders are followed, but not in a circle."""
     place = os.path.realpath(folder)
+    if above is None:  # a link to what holds the folder leads back too, by way of other classes
+        above = (*map(os.path.realpath, folder.absolute().parents), *map(str, Path(place).parents))
     if place in above:
         left_out.links.append(folder)
         return
@@ -225,26 +249,6 @@ def _image_files(folder: Path, left_out: LeftOut, above: tuple[str, ...] = ()) -
                 yield path
 
 
-def _decode(paths: Sequence[Path]) -> dict[Path, int]:
-    """A fingerprint of the bytes of each file that the training pipeline can decode."""
-
-    def look(index, path):
-        content = tf.io.read_file(path)
-        shape = tf.shape(decode_image(content))  # a result without the shape would not decode
-        return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
-
-    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
-    data = tf.data.Dataset.from_tensor_slices(names).enumerate()
-    data = data.map(look, tf.data.AUTOTUNE).ignore_errors()
-    looked = track(data.as_numpy_iterator(), "Checking images", len(paths), transient=True)
-    return {paths[int(index)]: int(fingerprint) for index, _, fingerprint in looked}
-
-
 def _checksum(path: Path) -> int:
     """Of the name of a file, 0 to 2**32 - 1."""
     return zlib.crc32(os.fsencode(path.name))
-
-
-def _readable(path: Path) -> str:
-    """A path with its bytes that are no UTF-8 escaped, so that it can be printed."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

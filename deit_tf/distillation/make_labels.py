@@ -8,18 +8,17 @@ same stream.
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from rich.progress import track
 
 from deit_tf.config import CHANNELS, TrainConfig, check_labeling
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
+from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
 from deit_tf.distillation.label_files import (
     FILE_IMAGES,
@@ -31,8 +30,12 @@ from deit_tf.distillation.label_files import (
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_labels import check_same, run_facts, student_processor
 from deit_tf.distillation.teacher_sources import load_teacher
+from deit_tf.files import locked
+from deit_tf.training.precision import dtype_policy
 
 log = logging.getLogger(__name__)
+
+LOCK = ".shard-{}-of-{}.lock"
 
 # classes [B] or [B, k]; log-probabilities [B, k + 1]
 Answers = tuple[np.ndarray, np.ndarray | None]
@@ -61,6 +64,7 @@ def make_labels(
         ValueError: If the config has no teacher or makes no sense with it, or if the folder holds
             labels of another stream or teacher; what differs is named.
         FileNotFoundError: If the config names what is not there.
+        BlockingIOError: If another process makes this share.
         ImportError: If the teacher needs a library that is not installed, such as keras-hub.
     """
     _check_making(config, epochs, shard)
@@ -69,7 +73,7 @@ def make_labels(
     sources, folder = open_sources(config.data), Path(folder)
     processor = student_processor(config)
 
-    with _precision(config.precision):
+    with dtype_policy(config.precision):
         teacher = load_teacher(config.distill.teacher, sources[0].class_names, processor)
     classes, top_k = len(sources[0].class_names), config.distill.top_k
     teacher.check(classes, (*processor.size, CHANNELS))
@@ -79,6 +83,22 @@ def make_labels(
             f"{classes - 1} the whole distribution. Received: {top_k}"
         )
 
+    remedy = "Wait for it or stop it; other shards can be made meanwhile."
+    held = locked(folder, LOCK.format(*shard), "makes the same labels in", remedy)
+    with held, naming_unreadable(*sources):
+        return _make(config, folder, epochs, shard, sources, processor, teacher)
+
+
+def _make(
+    config: TrainConfig,
+    folder: Path,
+    epochs: range,
+    shard: tuple[int, int],
+    sources: tuple[Source, Source],
+    processor: ImageProcessor,
+    teacher: Teacher,
+) -> Path:
+    """Make what is missing of a share of the files."""
     facts = run_facts(config, sources, processor) | first_batch(config, sources[0], processor)
     facts |= teacher_facts(teacher, config.distill.teacher)
     layout = Layout.of(_agree_on(folder, facts, config.data.batch_size))
@@ -114,16 +134,6 @@ def _check_making(config: TrainConfig, epochs: range, shard: tuple[int, int]) ->
         )
     if not 1 <= shard[0] <= shard[1]:
         raise ValueError(f"`shard` is I/N with 1 <= I <= N. Received: {shard[0]}/{shard[1]}")
-
-
-@contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _agree_on(folder: Path, facts: Mapping[str, Any], batch_size: int) -> dict[str, Any]:

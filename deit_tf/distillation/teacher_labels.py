@@ -22,6 +22,7 @@ from deit_tf.distillation.fingerprint import (
     stream_facts,
     teacher_files,
 )
+from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.label_files import CHECKSUM, LOG_PROBABILITY, Layout, Unit, read_manifest
 from deit_tf.models.variants import find_variant
 
@@ -201,8 +202,21 @@ def open_cache(
             software(),
         )
 
-    log.info("Labels of teacher %s from %s: no teacher is run.", then["teacher.name"], folder)
+    log.info("Labels of teacher %s from %s: no teacher is run.", then.get("teacher.name"), folder)
     return Cache(folder, layout, hard, config.epochs)
+
+
+def labels_teacher(config: TrainConfig) -> dict[str, Any]:
+    """Whose labels a run learns from where they were made ahead, as a fact of the run; none where
+    a teacher runs.
+
+    Raises:
+        FileNotFoundError, ValueError: If the folder holds no labels, or its manifest is damaged.
+    """
+    distill = config.distill
+    if config.task != "classify" or distill.kind == NONE or not distill.labels:
+        return {}
+    return {"labels.teacher": read_manifest(Path(distill.labels)).get("teacher.weights")}
 
 
 def student_processor(config: TrainConfig) -> ImageProcessor:

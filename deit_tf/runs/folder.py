@@ -14,18 +14,15 @@ report.html    the page about it
 
 import json
 import logging
-import os
-import platform
 import re
 import shutil
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import filelock
 import yaml
 from jsonargparse import ArgumentParser
 
@@ -34,6 +31,7 @@ from deit_tf.config_files import BOUNDED_YAML
 from deit_tf.data.folders import SplitRule
 from deit_tf.files import (
     CLASS_NAMES_FILE,
+    locked,
     read_json,
     remove_partial,
     write_class_names,
@@ -45,6 +43,9 @@ log = logging.getLogger(__name__)
 
 TRAINED = ("student", "teacher", "masked")  # what a run may train: the stem of its model files
 VERSIONS = ("", "_best", "_ema")
+
+# Of the summary.
+_NUMBERS = ("parameters", "training_seconds", "evaluation_images")
 
 # What a run may change when it goes on.
 FREE = (
@@ -133,7 +134,14 @@ class RunFolder:
             raise FileNotFoundError(
                 f"{self.path} is no finished run: it has no {self.summary.name}."
             )
-        return read_json(self.summary, keys=("kind", "parameters", "evaluation"))
+        summary = read_json(self.summary, keys=("kind", "model", "evaluation", *_NUMBERS))
+        figures, numbers = summary["evaluation"], [summary[name] for name in _NUMBERS]
+        if not isinstance(figures, dict) or not _are_numbers([*numbers, *figures.values()]):
+            raise ValueError(
+                f"{self.summary} is damaged: `evaluation` is an object of numbers, and "
+                f"{', '.join(_NUMBERS)} are numbers."
+            )
+        return summary
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The figures of each epoch that is complete.
@@ -141,13 +149,13 @@ class RunFolder:
         Raises:
             ValueError: If a line is damaged; it is named.
         """
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
         try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
             epochs = [json.loads(line) for line in lines]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.metrics} is damaged: {error}") from error
-        if not all(isinstance(epoch, dict) for epoch in epochs):
-            raise ValueError(f"{self.metrics} must hold one JSON object per line.")
+        if not all(isinstance(each, dict) and _are_numbers(each.values()) for each in epochs):
+            raise ValueError(f"{self.metrics} must hold one JSON object of numbers per line.")
         return epochs
 
     @property
@@ -157,15 +165,25 @@ class RunFolder:
 
     @property
     def split_rule(self) -> SplitRule:
-        """How the run splits a folder without splits; what it has begun with, it keeps to."""
+        """How the run splits a folder without splits; what it has begun with, it keeps to.
+
+        Raises:
+            ValueError: If the file that says so is damaged.
+        """
         if not self.facts.is_file():
             return "threshold"
-        return read_json(self.facts).get("split", "rank")  # runs of before did not say
+        rule = read_json(self.facts).get("split", "rank")  # runs of before did not say
+        if rule not in get_args(SplitRule):
+            raise ValueError(
+                f"`split` in {self.facts} is one of {', '.join(get_args(SplitRule))}: the file is "
+                f"damaged. Received: {str(rule)[:100]}"
+            )
+        return rule
 
     @property
     def tells_orientation(self) -> bool:
         """Whether its config says if photographs are turned upright; runs of before turned none."""
-        return "exif_orientation:" in self.config.read_text(encoding="utf-8")
+        return b"exif_orientation:" in self.config.read_bytes()
 
     # A run begins, and goes on
 
@@ -176,27 +194,9 @@ class RunFolder:
         Raises:
             BlockingIOError: If another process trains into it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file, holder = self.path / ".lock", self.path / ".lock.json"
-        lock = filelock.FileLock(file)
-
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise BlockingIOError(
-                f"Another process trains into {self.path}: {_named(holder)}. Two would mix their "
-                "files: wait for it, stop it, or choose another --out."
-            ) from error
-
-        try:
-            write_json({"process": os.getpid(), "host": platform.node()}, holder)
+        remedy = "Two would mix their files: wait for it, stop it, or choose another --out."
+        with locked(self.path, ".lock", "trains into", remedy):
             yield
-        finally:
-            holder.unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
-            lock.release()
-            with suppress(OSError):  # something was written
-                self.path.rmdir()
 
     def check_free(self, facts: Mapping[str, Any], overwrite: bool) -> None:
         """Check that nothing is lost if a run begins here, or that the one here may go on.
@@ -286,13 +286,8 @@ class RunFolder:
             )
 
 
-def _named(holder: Path) -> str:
-    """Which process holds a folder, as far as it can be told."""
-    try:
-        held = read_json(holder, keys=("process", "host"))
-    except (OSError, ValueError):
-        return "one that has just begun"
-    return f"process {held['process']} on {held['host']}"
+def _are_numbers(values: Iterable) -> bool:
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
 
 
 def _check_steps(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -340,10 +335,8 @@ def read_config(path: str | Path) -> TrainConfig:
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
-    except (
-        ArgumentError,
-        TypeError,
-    ) as error:  # the latter for a number where a group of settings belongs
+    # ValueError for bytes that are no text, TypeError for a number where settings belong
+    except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is no config of deit-tf: {' '.join(str(error).split())}"
         ) from error

@@ -25,6 +25,7 @@ from deit_tf.distillation.fingerprint import differences, stream_facts, teacher_
 from deit_tf.distillation.label_files import Layout, Unit
 from deit_tf.distillation.teacher_labels import open_cache
 from deit_tf.distillation.teacher_sources import load_teacher
+from deit_tf.files import locked
 from deit_tf.models.resnet import create_resnet
 from deit_tf.runs import write_config
 
@@ -186,6 +187,14 @@ def test_two_processes_one_of_them_killed_make_what_one_makes(config, cache, tmp
     )  # as a process leaves it that dies while writing
     labeling.make_labels(config, folder, range(EPOCHS), (2, 2))
     assert contents(folder) == contents(cache)
+
+
+def test_the_same_share_is_not_made_twice_at_a_time(config, tmp_path):
+    folder, lock = tmp_path / "labels", labeling.LOCK.format(1, 2)
+    with locked(folder, lock, "makes the same labels in", "Wait."):
+        with pytest.raises(BlockingIOError, match="makes the same labels in .*other shards can"):
+            labeling.make_labels(config, folder, range(1), shard=(1, 2))
+        assert [file.name for file in folder.iterdir() if file.suffix != ".json"] == [lock]
 
 
 def test_what_is_complete_is_not_made_again(config, cache, monkeypatch):
