@@ -4,6 +4,7 @@ reassessed-imagenet).
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -54,18 +55,18 @@ def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]
             f"{file} tells of {len(truth)} images; {paths[np.argmax(places)].name} is beyond them."
         )
 
-    labeled = [
-        (str(path), place) for path, place in zip(paths, places, strict=True) if truth[place]
-    ]
+    pairs = zip(map(os.fsencode, paths), places, strict=True)
+    labeled = [(file, place) for file, place in pairs if truth[place]]
     if not labeled:
         raise ValueError(f"{file} has no label for any image of {folder}.")
-    files, labels = (tf.constant(column) for column in zip(*labeled, strict=True))
+    files, labels = zip(*labeled, strict=True)
 
     def read(_):
-        pairs = tf.data.Dataset.from_tensor_slices((files, tf.cast(labels, tf.int64)))
+        columns = (tf.constant(files), tf.constant(labels, tf.int64))
+        pairs = tf.data.Dataset.from_tensor_slices(columns)
         return pairs.enumerate().map(
             lambda i, pair: {"index": i, "image": tf.io.read_file(pair[0]), "label": pair[1]}
         )
 
     log.info("%d of %d images have labels in %s", len(labeled), len(paths), file)
-    return Source(str(folder), (), len(labeled), read), truth
+    return Source(str(folder), (), len(labeled), read, files=files), truth

@@ -17,8 +17,10 @@ from rich.progress import track
 
 from deit_tf.config import DataConfig
 from deit_tf.data import Source, eval_dataset, open_sources
+from deit_tf.data.folders import SplitRule
 from deit_tf.data.imagenet_real import real_source
 from deit_tf.data.sources import open_whole
+from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.evaluation.predict import Opened, open_model, run_above
 from deit_tf.files import csv_cell, replacing, write_json
 from deit_tf.runs import class_order
@@ -101,13 +103,10 @@ def evaluate(
         )
     if protocol is not None:
         opened = replace(opened, processor=opened.processor.with_protocol(protocol))
-    if real_labels is not None:
-        images, truth = real_source(Path(source), Path(real_labels))
-    else:
-        images = open_whole(replace(data, source=source)) if source else open_sources(data)[1]
-        truth = None
 
-    counted = _count(opened, images, data, truth)
+    images, truth = _images(data, source, real_labels, opened.split_rule)
+    with naming_unreadable(images):
+        counted = _count(opened, images, data, truth)
     figures = {
         "protocol": protocol or (ASSUMED if opened.assumed else OWN),
         "preprocessing": str(opened.processor),
@@ -117,6 +116,19 @@ def evaluate(
         _write(Path(out), figures, counted.confusion, images.class_names)
 
     return figures
+
+
+def _images(
+    data: DataConfig, source: str | None, real_labels: str | None, rule: SplitRule
+) -> tuple[Source, Sequence[frozenset[int]] | None]:
+    """The images to count on: a run's own are those that it held out; and, where each has several
+    right classes, these.
+    """
+    if real_labels is not None:
+        return real_source(Path(source), Path(real_labels))
+    if source is not None:
+        return open_whole(replace(data, source=source)), None
+    return open_sources(data, rule)[1], None
 
 
 def _check_tfds(source: str, **settings: str | None) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
-from deit_tf.data.folders import IMAGE_SUFFIXES, all_images
+from deit_tf.data.folders import IMAGE_SUFFIXES, SplitRule, all_images
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
 from deit_tf.models import heads
@@ -39,6 +39,7 @@ class Opened:
         config: How it was trained; None where nothing tells.
         assumed: Whether nothing tells what it expects of its images, so that `processor` is the
             original's.
+        split_rule: How the folder of images of `config` was split.
     """
 
     predict: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -46,6 +47,7 @@ class Opened:
     labels: tuple[str, ...] | None
     config: TrainConfig | None
     assumed: bool = False
+    split_rule: SplitRule = "threshold"
 
 
 def open_model(
@@ -216,8 +218,10 @@ def _open_export(export: Export, run: str | None) -> Opened:
     def predict(images: np.ndarray) -> dict[str, np.ndarray]:
         return loaded.logits(images, processor)
 
-    config = around.config if around else None
-    return Opened(predict, processor, labels, config, not (own.processor or around))
+    assumed = not (own.processor or around)
+    if around is None:
+        return Opened(predict, processor, labels, None, assumed)
+    return Opened(predict, processor, labels, around.config, assumed, around.split_rule)
 
 
 def _assumed_processor(export: Export, loaded: LoadedExport, around: Run | None) -> ImageProcessor:
@@ -268,7 +272,12 @@ def _open_keras(
         return {"mean": (logits["cls"] + logits["dist"]) / 2, **logits}
 
     return Opened(
-        predict, described.processor, described.labels, described.config, described.assumed
+        predict,
+        described.processor,
+        described.labels,
+        described.config,
+        described.assumed,
+        described.split_rule,
     )
 
 

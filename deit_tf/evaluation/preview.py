@@ -13,6 +13,7 @@ from deit_tf.data import (
     open_sources,
     train_dataset,
 )
+from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.teacher_labels import student_processor
 from deit_tf.files import replacing
 from deit_tf.models.variants import find_variant
@@ -47,11 +48,12 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
 
     training, _ = open_sources(config.data)
     processor = student_processor(config)
-    if config.task == "masked":
-        pixels = _masked(config, training, processor)
-        captions = [[]] * len(pixels)
-    else:
-        pixels, captions = _labeled(config, training, processor)
+    with naming_unreadable(training):
+        if config.task == "masked":
+            pixels = _masked(config, training, processor)
+            captions = [[]] * len(pixels)
+        else:
+            pixels, captions = _labeled(config, training, processor)
 
     sheet = _sheet(pixels[:images], captions[:images], columns)
     path.parent.mkdir(parents=True, exist_ok=True)

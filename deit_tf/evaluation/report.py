@@ -11,6 +11,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.evaluation.charts import line_chart, picture, tint, where
 from deit_tf.evaluation.findings import Decisions, Findings
@@ -92,7 +93,7 @@ def _row(name: str, summary: dict) -> list[str]:
     weights = f"{summary['parameters'] / 1e6:.2f} M"
     shares = [_percent(figures.get(field)) for field in _SHARES.values()]
     images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
-    return [name, summary["kind"], weights, *shares, images, seconds]
+    return [name, str(summary["kind"]), weights, *shares, images, seconds]
 
 
 def _percent(share: float | None) -> str:
@@ -126,7 +127,9 @@ def write_report(
     }
     out = Path(out) if out else RunFolder(findings.path).report
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("report.html").render(_page(findings))
+    with naming_unreadable(findings.held_out):
+        shown = _page(findings)
+    page = environment.get_template("report.html").render(shown)
 
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
