@@ -15,9 +15,17 @@ from deit_tf.models.regnet import REGNETY
 from deit_tf.models.resnet import RESNET, create_resnet
 from deit_tf.runs import class_order, is_keras, load_run
 from deit_tf.runs.load import warn_if_assumed
+from deit_tf.weights.downloads import explained_download
 from deit_tf.zoo import create_regnety
 
 log = logging.getLogger(__name__)
+
+OTHER_TEACHERS = (
+    "A run of `deit-tf train-teacher` or a file as `distill.teacher`, and `distill.kind` none, "
+    "need no download."
+)
+FROM_SCRATCH = "`teacher.weights` null starts from scratch and needs no download."
+LONGEST = 300  # characters of another library's error
 
 # keras.applications by the preprocessing that its networks take: mean, std, blue first.
 _CAFFE = (tuple(m / 255 for m in (123.68, 116.779, 103.939)), (1 / 255,) * 3, True)
@@ -117,9 +125,11 @@ def application_teacher(
         classes: Number of classes; 1000 with `imagenet`.
     Raises:
         ValueError: If keras.applications has no such network, or its weights are for other classes.
+        FileNotFoundError: If its weights cannot be downloaded.
     """
     constructor, (mean, std, bgr) = application(name)
-    model = constructor(weights=weights, classes=classes, classifier_activation=None)
+    with explained_download(f"Teacher 'keras:{name}'", OTHER_TEACHERS):
+        model = constructor(weights=weights, classes=classes, classifier_activation=None)
     model.trainable = False
     processor = ImageProcessor(224, mean=mean, std=std)
     return Teacher(model, _with_size(processor, model, student or ImageProcessor()), bgr=bgr)
@@ -152,6 +162,7 @@ def keras_hub_teacher(preset: str, student: ImageProcessor | None = None) -> Tea
         ImportError: Where keras-hub is not installed.
         ValueError: If the preset tells no preprocessing, without which its answers would be wrong
             in silence.
+        FileNotFoundError: If it cannot be loaded, or downloaded.
     """
     try:
         import keras_hub
@@ -161,7 +172,15 @@ def keras_hub_teacher(preset: str, student: ImageProcessor | None = None) -> Tea
             "keras-hub`."
         ) from error
 
-    model = keras_hub.models.ImageClassifier.from_preset(preset)
+    try:
+        model = keras_hub.models.ImageClassifier.from_preset(preset)
+    except Exception as error:  # of any of the hubs that it asks
+        reason = " ".join(str(error).split())[:LONGEST]
+        raise FileNotFoundError(
+            f"Teacher 'keras-hub:{preset}' cannot be loaded ({type(error).__name__}: {reason}). By "
+            "hand: download the preset on a machine with a connection, as a folder, and set "
+            f"`distill.teacher` to keras-hub:FOLDER. {OTHER_TEACHERS}"
+        ) from error
     converter = getattr(model.preprocessor, "image_converter", None)
     if converter is None:
         raise ValueError(
@@ -230,7 +249,10 @@ def build_teacher(
     scale, offset = renormalization(processor.mean, processor.std, mean, std)
     x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="renormalize")(image)
     x = x[..., ::-1] if bgr else x
-    trunk = constructor(include_top=False, weights=config.weights, pooling="avg", input_shape=shape)
+    with explained_download(f"`teacher.weights` {config.weights} of {config.name}", FROM_SCRATCH):
+        trunk = constructor(
+            include_top=False, weights=config.weights, pooling="avg", input_shape=shape
+        )
     logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(trunk(x))
 
     return keras.Model(image, logits, name=name)
