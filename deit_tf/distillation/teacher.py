@@ -3,6 +3,7 @@
 Paper, section 4: the teacher is a convnet and sees exactly the images that the student sees.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -173,8 +174,30 @@ class Teacher:
             scale, offset = renormalization(*given, self.mean, self.std)
             images = images * scale + offset
         if self.image_size and tuple(images.shape[1:3]) != tuple(self.image_size):
-            images = tf.image.resize(images, self.image_size, "bilinear", antialias=True)
+            images = resized(images, self.image_size)
         return images[..., ::-1] if self.bgr else images
+
+
+def resized(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Resize float32 [B, H, W, 3] to [B, *size, 3], as `tf.image.resize` does, bilinear with
+    antialias.
+
+    That is linear along each axis, and so a matrix, which XLA takes, unlike the operation itself.
+    """
+    height, width = images.shape[1:3]
+    if height is None or width is None:  # nothing to make a matrix of, until it runs
+        return tf.image.resize(images, size, "bilinear", antialias=True)
+    rows, columns = _resize_matrix(height, size[0]), _resize_matrix(width, size[1])
+    images = tf.einsum("hH,bHWc->bhWc", rows, images)
+    return tf.einsum("wW,bhWc->bhwc", columns, images)
+
+
+@functools.cache
+def _resize_matrix(old: int, new: int) -> np.ndarray:
+    """float32 [new, old]: what the resize makes of the identity."""
+    with tf.init_scope():  # at once, though a graph is being traced
+        identity = tf.eye(old)[..., None]  # [old, old, 1]
+        return tf.image.resize(identity, (new, old), "bilinear", antialias=True)[..., 0].numpy()
 
 
 def renormalization(

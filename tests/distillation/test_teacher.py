@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import deit_tf
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
 from deit_tf.distillation.detection import PIXELS, UNIT, gives_probabilities, own_normalization
+from deit_tf.distillation.teacher import resized
 from deit_tf.distillation.teacher_sources import application, application_teacher, load_teacher
 
 STUDENT = deit_tf.ImageProcessor(32)  # ImageNet's statistics
@@ -52,6 +54,32 @@ def test_own_resolution():
     images = student_batch()[1].astype("float32")
     deit_tf.Teacher(network).logits(images, STUDENT)
     assert tuple(seen[-1]) == (4, 48, 40, 3)
+
+
+@pytest.mark.parametrize("size", [(48, 40), (20, 32), (7, 90)])
+def test_the_resize_is_tensorflows(size):
+    images = np.random.default_rng(0).normal(size=(2, 32, 24, 3)).astype("float32")
+    expected = tf.image.resize(images, size, "bilinear", antialias=True)
+    np.testing.assert_allclose(resized(tf.constant(images), size), expected, atol=1e-6)
+    of_any_size = tf.function(
+        lambda images: resized(images, size),
+        input_signature=[tf.TensorSpec((None, None, None, 3))],
+    )
+    np.testing.assert_array_equal(of_any_size(images), expected)
+
+
+@pytest.mark.parametrize("size", [(48, 40), (16, 32)])
+def test_xla_compiles_a_step_with_a_teacher_of_another_size(size):
+    student = deit_tf.create_model("deit_test", num_classes=10, depth=1)
+    teacher = deit_tf.Teacher(frozen(channel_means, size=size))
+    losses = []
+    for jit_compile in (True, False):
+        distiller = deit_tf.Distiller(student, teacher)
+        distiller.compile(keras.optimizers.SGD(0.0), jit_compile=jit_compile)
+        images, labels = student_batch()[1].astype("float32"), np.arange(4)
+        history = distiller.fit(images, labels, batch_size=4, verbose=0).history
+        losses.append(history["loss"][0])
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # two compilers' sums of one float32 network
 
 
 def test_class_order_and_probabilities():
