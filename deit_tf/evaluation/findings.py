@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,11 +18,11 @@ from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.exporting.compare import ExportError, agreement, deviation
 from deit_tf.exporting.formats import Export, find_exports
 from deit_tf.exporting.reference import keras_logits
+from deit_tf.exporting.signatures import rollout_model
 from deit_tf.losses import masked_l1
-from deit_tf.models import attention_maps, heads
+from deit_tf.models import heads
 from deit_tf.models.parts import is_deit
 from deit_tf.runs import RunFolder, load_network, load_run
-from deit_tf.runs.load import SAMPLES
 
 PICTURES = 12
 
@@ -173,7 +172,7 @@ class Findings:
             for name, logits in voices(images).items():
                 top.setdefault(name, []).append(logits.argmax(-1))
                 if name == "model":
-                    confidence.append(_softmax(logits).max(-1))
+                    confidence.append(tf.nn.softmax(logits).numpy().max(-1))
 
         return Decisions(
             np.concatenate(truth),
@@ -199,10 +198,9 @@ class Findings:
         """
         if self.masked or self.held_out is None or not is_deit(self.run.model):
             return []
-        samples = self._samples(PICTURES)
-        maps = attention_maps(self.run.model)
-        rollout = keras.Model(maps.input, maps.output["rollout"]).predict_on_batch(samples)
-        return list(zip(self.run.processor.to_pixels(samples), rollout, strict=True))
+        images = self.run.samples[:PICTURES]
+        rollout = rollout_model(self.run.model).predict_on_batch(images)
+        return list(zip(self.run.processor.to_pixels(images), rollout, strict=True))
 
     @cached_property
     def reconstructions(self) -> list[dict]:
@@ -270,17 +268,8 @@ class Findings:
     @cached_property
     def _compared_on(self) -> tuple[np.ndarray, np.ndarray]:
         """Held-out images [n, H, W, 3] and the logits [n, C] that exports should give of them."""
-        images = self._samples(SAMPLES)
+        images = self.run.samples
         return images, keras_logits(self.run.model, images)
-
-    def _samples(self, count: int) -> np.ndarray:
-        """Up to `count` held-out images from all over the source, float32 [n, H, W, 3],
-        normalized.
-        """
-        batches = eval_dataset(
-            _spread(self.held_out, count), self.run.config.data, self.run.processor
-        )
-        return np.concatenate([images for images, _ in batches.as_numpy_iterator()])
 
     def _voices(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         """From normalized images [B, H, W, 3] to the logits [B, C] of all who have an opinion."""
@@ -310,8 +299,3 @@ def _spread(source: Source, count: int) -> Source:
     return replace(
         source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size)
     )
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
