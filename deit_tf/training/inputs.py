@@ -22,6 +22,8 @@ def distributions(labels: tf.Tensor, classes: int, weight: tf.Tensor | None = No
         tf.errors.InvalidArgumentError: When run, for numbers beyond the classes, or rows that do
             not sum to 1, such as those of several classes at once.
     """
+    if labels is None:
+        raise ValueError("`y` must be the labels of the images. Received: none.")
     labels = tf.convert_to_tensor(labels)
     counts = tf.ones([]) if weight is None else tf.cast(weight, tf.float32)
     filling = tf.reshape(counts, [-1]) == 0  # [B] or [1]
@@ -62,7 +64,14 @@ def check_images(images: tf.Tensor, network: keras.Model) -> None:
             f"{', '.join(map(str, images))}"
         )
 
-    shape = tuple(tf.convert_to_tensor(images).shape)
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank is None:
+        raise ValueError(
+            f"`x` must be images of a shape that is known before it runs, float [B, {named}]. Set "
+            "it in the data set: `tf.ensure_shape`, or the signature of a generator."
+        )
+
+    shape = tuple(images.shape)
     fits = len(shape) == len(wanted) + 1 and all(
         want is None or have is None or want == have
         for want, have in zip(wanted, shape[1:], strict=True)

@@ -39,14 +39,16 @@ class EpochFigures:
         """
         if not self.writes:
             return
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
         try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
             self._write_tensorboard(epoch, figures)
-        except tf.errors.OpError as error:
+        except (OSError, tf.errors.OpError) as error:
+            reason = error.message if isinstance(error, tf.errors.OpError) else error
             raise OSError(
-                f"The figures of epoch {epoch} could not be written to {self.tensorboard}: "
-                f"{error.message}. Free some space and run the same command again."
+                f"The figures of epoch {epoch} could not be written to {self.file} and "
+                f"{self.tensorboard}: {reason}. Free some space and run the same command again: it "
+                "goes on from its last checkpoint."
             ) from error
 
     def _write_tensorboard(self, epoch: int, figures: dict[str, float]) -> None:

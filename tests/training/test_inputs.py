@@ -83,6 +83,18 @@ def test_images_of_another_kind_are_named(images, received):
         trainer.fit(batches, verbose=0)
 
 
+def test_images_of_no_known_shape_and_missing_labels_are_named():
+    trainer = distiller()
+    trainer.compile(keras.optimizers.SGD(0.1))
+    unknown = tf.data.Dataset.from_generator(
+        lambda: iter([(IMAGES, SOFT)]), output_types=(tf.float32, tf.float32)
+    )
+    with pytest.raises(ValueError, match="`x` must be images of a shape that is known"):
+        trainer.fit(unknown, verbose=0)
+    with pytest.raises(ValueError, match="`y` must be the labels of the images. Received: none"):
+        trainer.fit(IMAGES, verbose=0)
+
+
 def test_a_smaller_last_batch_under_micro_batches_is_refused_in_a_sentence():
     trainer = distiller()
     trainer.compile(keras.optimizers.SGD(0.1), micro_batches=4)
