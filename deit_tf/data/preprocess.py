@@ -24,6 +24,7 @@ from deit_tf.config import (
 from deit_tf.data import processor_formats
 from deit_tf.data.decode import CHANNELS, decode_image
 from deit_tf.data.pictures import pixels_of
+from deit_tf.files import read_json
 
 
 def resize(
@@ -139,8 +140,14 @@ class ImageProcessor:
             FileNotFoundError: If there is no such file.
             ValueError: If it asks for what this class does not do; it names the entry.
         """
-        config = source if isinstance(source, Mapping) else processor_formats.read(Path(source))
-        return cls(**processor_formats.fields_from(config))
+        if isinstance(source, Mapping):
+            return cls(**processor_formats.fields_from(source))
+        file = processor_formats.find(Path(source))
+        config = read_json(file)
+        try:
+            return cls(**processor_formats.fields_from(config))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
 
     @classmethod
     def from_model_name(cls, name: str, protocol: str = "deit") -> "ImageProcessor":

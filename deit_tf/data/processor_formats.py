@@ -11,23 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, Size, Triple
-from deit_tf.files import read_json
 
 INTERPOLATIONS = {3: "bicubic", 2: "bilinear"}  # by Pillow's number
 FILES = ("preprocessor_config.json", "config.json")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a file, or that of a folder.
+def find(path: Path) -> Path:
+    """The file itself, or that of a folder.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is no JSON object.
     """
     file = next((path / name for name in FILES if (path / name).is_file()), path)
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no {FILES[0]} and no folder with one.")
-    return read_json(file)
+    return file
 
 
 def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,13 @@ LAYOUT_FACTS = (
     "data.held_out_images",
     "distill.top_k",
 )
+_LEAST = {
+    "data.batch_size": 1,
+    "data.images": 1,
+    "data.held_out_images": 1,
+    "distill.top_k": 0,
+    "steps_per_file": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,22 @@ class Layout:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Layout":
-        """The layout that a manifest tells."""
+        """The layout that a manifest tells.
+
+        Raises:
+            ValueError: If what it tells is none; the fact is named.
+        """
+        classes = facts["data.classes"]
+        if not isinstance(classes, list) or not classes:
+            raise ValueError(f"`data.classes` is a list of names. Received: {str(classes)[:100]}")
+        for name, least in _LEAST.items():
+            if type(facts[name]) is not int or facts[name] < least:
+                raise ValueError(
+                    f"`{name}` is a whole number from {least}. Received: {str(facts[name])[:100]}"
+                )
+
         return cls(
-            classes=len(facts["data.classes"]),
+            classes=len(classes),
             batch_size=facts["data.batch_size"],
             images=facts["data.images"],
             held_out=facts["data.held_out_images"],
@@ -186,11 +206,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} holds no teacher labels. Make them with `deit-tf label`."
         )
+    remedy = "Make the labels anew in another folder."
     try:
         facts = read_json(file, keys=("steps_per_file", "software", *LAYOUT_FACTS))
+    except ValueError as error:
+        raise ValueError(f"{error} {remedy}") from error
+    try:
         Layout.of(facts)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{error} Make the labels anew in another folder.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error} {remedy}") from error
     return facts
 
 

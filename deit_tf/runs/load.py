@@ -126,7 +126,10 @@ def _foreign_run(source: str | Path, name: str | None) -> Run:
     model, facts = restore_model(source, name)
     processor = ImageProcessor(model.input_shape[1:3])
     if facts.preprocessor:
-        processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)
+        try:
+            processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)
+        except ValueError as error:
+            raise ValueError(f"The preprocessing beside {facts.source}: {error}") from error
     return Run(model.name, model, processor, facts.labels, None, assumed=not facts.preprocessor)
 
 
