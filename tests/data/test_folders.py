@@ -205,6 +205,16 @@ def test_links_are_followed_but_not_in_a_circle(folder, tmp_path, caplog):
     assert "cat/back" in caplog.text and "cat/nowhere.jpg" in caplog.text
 
 
+@pytest.mark.parametrize("holder", [".", ".."])
+def test_a_link_to_what_holds_the_classes_makes_no_class_of_the_others(tmp_path, caplog, holder):
+    for place in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        for i in range(3):
+            write(tmp_path / place / f"{i}.png", seed=hash((place, i)) % 999)
+    (tmp_path / "train" / "cat" / "back").symlink_to(tmp_path / "train" / holder)
+    assert len(scan(tmp_path / "train")["cat"]) == 3
+    assert "lead nowhere or back: cat/back" in caplog.text
+
+
 def test_the_same_bytes_in_both_splits_are_told_once(tmp_path, caplog):
     for place in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png"):
         write(tmp_path / place, seed=int(place[-5]) % 3)  # 1 and 4 are the same
