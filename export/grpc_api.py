@@ -28,9 +28,10 @@ from tensorflow_serving.apis import (
 from turns import READ_SECONDS, BusyError, turn
 from versions import Models, NotFoundError
 
+from deit_tf.config import MAX_MESSAGE
+
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
 MAX_VALUES = MAX_MESSAGE // 4  # of a tensor: a message may name a shape and leave out the values
 CALLS = 256  # that may be open at a time, each in a thread of its own
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
-from grpc_api import MAX_MESSAGE, signature_map, status
+from grpc_api import signature_map, status
 from guard import InvalidRequestError, predict, shortened, signature_input
 from json_tensors import answer, input_value, to_array
 from tensorflow_serving.apis import model_pb2
@@ -33,6 +33,8 @@ from werkzeug.exceptions import (
 from werkzeug.routing import IntegerConverter, Map, Rule, Submount
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
+
+from deit_tf.config import MAX_MESSAGE
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from rich.table import Table
 
-from deit_tf.evaluation.pictures import Pictures, held_out
+from deit_tf.config import MAX_MESSAGE
+from deit_tf.evaluation.pictures import Pictures, check_counts, held_out
 from deit_tf.exporting.compare import (
     EXACT,
     ExportError,
@@ -26,7 +27,7 @@ from deit_tf.exporting.compare import (
     share_text,
 )
 from deit_tf.exporting.formats import Export, find_exports
-from deit_tf.exporting.reference import BATCH, keras_logits
+from deit_tf.exporting.reference import in_batches, keras_logits
 from deit_tf.exporting.signatures import BYTES, IMAGES
 from deit_tf.runs import Run, load_run
 from deit_tf.runs.load import warn_if_assumed
@@ -44,7 +45,6 @@ COLUMNS = (
     "CPU; GPU",
     "",
 )
-MAX_MESSAGE = 64 * 2**20  # bytes; gRPC's own limit of 4 MB is six float images
 REASON = 300  # characters of an error in the table
 # RuntimeError: LiteRT's where a file does not run, gRPC's, and ExportError.
 FAILURES = (RuntimeError, OSError, ValueError, tf.errors.OpError, subprocess.SubprocessError)
@@ -127,6 +127,7 @@ def compare_exports(
         FileNotFoundError: If there is no run, folder or source of that name.
         ValueError: If there are no pictures, or nothing to compare.
     """
+    check_counts(pictures=pictures)
     loaded = load_run(run)
     warn_if_assumed(loaded, run)
     shown = held_out(loaded, pictures, source)
@@ -247,7 +248,7 @@ def _ask_export(export: Export, entry: str, batch: Sequence, run: Run) -> np.nda
     if wrong := export.mismatch(run.processor):
         raise ExportError(wrong)
     loaded = export.load()
-    return _in_batches(lambda part: loaded.ask(entry, part, run.processor), batch)
+    return in_batches(lambda part: loaded.ask(entry, part, run.processor), batch)
 
 
 def _ask_devices(
@@ -275,7 +276,7 @@ def _server_answers(server: str, model: str, pictures: Pictures) -> Iterator[Ans
     inputs = {BYTES: ("image_bytes", pictures.encoded), IMAGES: ("images", pictures.images)}
     for signature, (name, batch) in inputs.items():
         ask = partial(_ask_server, server, model, signature, name)
-        yield Answer(f"server, {signature}", partial(_in_batches, ask, batch))
+        yield Answer(f"server, {signature}", partial(in_batches, ask, batch))
 
 
 def _ask_server(server: str, model: str, signature: str, name: str, batch: Any) -> np.ndarray:
@@ -344,10 +345,6 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         "; ".join(device_text(figures) for figures in verdict.devices.values()),
         "agrees" if verdict.good else "DISAGREES",
     )
-
-
-def _in_batches(run: Callable, batch: Sequence) -> np.ndarray:
-    return np.concatenate([run(batch[i : i + BATCH]) for i in range(0, len(batch), BATCH)])
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

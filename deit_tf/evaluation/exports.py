@@ -3,6 +3,7 @@
 How a model becomes an artifact: deit_tf/exporting; here it meets its run, and the figures a table.
 """
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from deit_tf.evaluation.pictures import held_out, training
+from deit_tf.evaluation.pictures import check_counts, held_out, training
 from deit_tf.exporting.compare import device_text, share_text
 from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.saved_model import export_saved_model, read_report
@@ -22,6 +23,8 @@ from deit_tf.exporting.tflite import check_variant, converted, export_tflite, la
 from deit_tf.files import read_class_names
 from deit_tf.runs import Run, load_run
 from deit_tf.runs.load import warn_if_assumed
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "variant",
@@ -45,7 +48,8 @@ class TFLiteFiles:
 
     Args:
         reports: What `export_tflite` returned, by variant.
-        times: What `latencies` measured, by variant; that of a float32 file under "".
+        times: What `latencies` measured, by variant; that of a float32 file under "". Empty where
+            that failed.
         failures: Why a variant was not exported, by variant.
         pictures: Number of held-out pictures that they were compared on; 0 is noise.
     """
@@ -88,7 +92,7 @@ def export_run_saved_model(
         ValueError: If an argument does not fit.
         ExportError: If it differs from Keras; nothing is left behind.
     """
-    _check_counts(pictures=pictures)
+    check_counts(pictures=pictures)
     loaded = load_run(run)
     warn_if_assumed(loaded, run)
     compared = held_out(loaded, pictures, source)
@@ -158,7 +162,7 @@ def export_run_tflite(
         check_variant(variant)
     if Path(out).suffix == SUFFIX and len(variants) > 1:
         raise ValueError(f"`--out` must be a folder for {len(variants)} variants. Received: {out}")
-    _check_counts(pictures=pictures, calibration=calibration, threads=threads)
+    check_counts(pictures=pictures, calibration=calibration, threads=threads)
 
     # What is compared on was held out, what is calibrated on was trained on.
     loaded = load_run(run)
@@ -183,28 +187,26 @@ def export_run_tflite(
         except (RuntimeError, OSError, ValueError) as error:  # LiteRT's, and ExportError
             failures[variant] = str(error)
 
-    times = _timed(loaded, reports, images, threads) if reports else {}
+    times = _timed(loaded, reports, images, threads, input_type) if reports else {}
     return TFLiteFiles(reports, times, failures, 0 if images is None else len(images))
 
 
 def tflite_table(files: TFLiteFiles) -> Table:
     """A row per file."""
     compared_on = f"{files.pictures} held-out images" if files.pictures else "noise"
-    threads = files.times[""]["threads"]
-    table = Table(
-        *COLUMNS,
-        title=f"compared with Keras on {compared_on}; best of 20 runs, {threads} thread(s)",
+    timed = (
+        f"best of 20 runs, {files.times['']['threads']} thread(s)" if files.times else "not timed"
     )
+    table = Table(*COLUMNS, title=f"compared with Keras on {compared_on}; {timed}")
 
     for variant, report in files.reports.items():
-        times = files.times[variant]
+        times = files.times.get(variant)
         table.add_row(
             variant,
             f"{report['bytes'] / 1e6:.2f}",
             *(f"{report[key]:.1e}" for key in ("max_difference", "mean_difference")),
             *(share_text(report["agreement"][key]) for key in ("top1", "top5", "clear")),
-            f"{times['best_ms']:.2f}",
-            f"{times['of_float32']:.2f}",
+            *(f"{times[key]:.2f}" if times else "" for key in ("best_ms", "of_float32")),
             *(device_text(report["devices"][device]) for device in ("cpu", "gpu")),
             Path(report["file"]).name,
         )
@@ -239,25 +241,28 @@ def _tflite_file(out: Path, name: str, variant: str, input_type: str) -> Path:
 
 
 def _timed(
-    run: Run, reports: dict[str, dict], images: np.ndarray | None, threads: int
+    run: Run, reports: dict[str, dict], images: np.ndarray | None, threads: int, input_type: str
 ) -> dict[str, dict[str, Any]]:
-    """Time the files against a float32 one, and note the figures in their JSON files."""
+    """Time the files against a float32 one, and note the figures in their JSON files.
+
+    None of them is lost where that fails: then there are no times, and a warning.
+    """
     samples = comparison_images(run.model, images)
-    with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder, f"float32{SUFFIX}")
-        model = float32_twin(run.model)
-        reference.write_bytes(converted(model, "float32", "float32", None, None))
-        files = {"": reference} | {variant: r["file"] for variant, r in reports.items()}
-        times = latencies(files, samples, num_threads=threads)
+    files = {variant: report["file"] for variant, report in reports.items()}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            reference = files.get("float32") if input_type == "float32" else None
+            if reference is None:
+                reference = Path(folder, f"float32{SUFFIX}")
+                model = float32_twin(run.model)
+                reference.write_bytes(converted(model, "float32", "float32", None, None))
+            times = latencies({"": reference} | files, samples, num_threads=threads)
+    except (RuntimeError, OSError, ValueError) as error:  # LiteRT's, and ExportError
+        log.warning("The files are whole, but could not be timed: %s", error)
+        return {}
 
     for variant, report in reports.items():
         times[variant]["of_float32"] = times[variant]["best_ms"] / times[""]["best_ms"]
         described, _ = tflite_description(Path(report["file"]))
         add_verified(described, {"latency": times[variant]})
     return times
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"`--{name}` counts from 1. Received: {count}")

@@ -51,6 +51,17 @@ def training(run: Run, count: int, source: str | None = None) -> Pictures | None
     return None if sources is None else _some(sources[0], run, count)
 
 
+def check_counts(**counts: int) -> None:
+    """Check arguments that count something.
+
+    Raises:
+        ValueError: If one is not positive; it is named.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`--{name}` counts from 1. Received: {count}")
+
+
 def _data(run: Run, source: str) -> DataConfig:
     return replace(run.config.data if run.config else DataConfig(), source=source, verify=False)
 

@@ -4,6 +4,7 @@
 a new entry of `FORMATS`, and a class with the attributes of `LoadedExport`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from deit_tf.exporting.sidecar import (
     tflite_description,
 )
 from deit_tf.exporting.signatures import BYTES, IMAGES
+
+log = logging.getLogger(__name__)
 
 
 class LoadedExport(Protocol):
@@ -144,6 +147,14 @@ def _locate_tflite(path: Path) -> Path | None:
 def _load_tflite(file: Path) -> LoadedExport:
     from deit_tf.exporting.litert import load_tflite
 
+    description, _ = tflite_description(file)
+    if not description.is_file():
+        log.warning(
+            "%s has no %s of its export beside it, and so no checksum: damage to its weights would "
+            "not be seen.",
+            file,
+            description.name,
+        )
     return load_tflite(file)
 
 

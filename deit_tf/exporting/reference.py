@@ -1,5 +1,8 @@
 """Keras's side of a comparison: the model as it is exported, what it is fed, and what it says."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -30,8 +33,15 @@ def keras_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     W, 3]; computed in float32, as artifacts are.
     """
     twin = float32_twin(model)
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([twin(images[i : i + BATCH], training=False) for i in starts])
+    return in_batches(lambda part: twin(part, training=False), images)
+
+
+def in_batches(run: Callable[[Sequence], Any], batch: Sequence) -> Any:
+    """What `run` gives of a batch of any size, an array or a dict of arrays, in bounded memory: a
+    few rows at a time.
+    """
+    parts = [run(batch[i : i + BATCH]) for i in range(0, len(batch), BATCH)]
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def comparison_images(model: keras.Model, images: np.ndarray | None) -> np.ndarray:

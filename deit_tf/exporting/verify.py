@@ -12,6 +12,7 @@ import tensorflow as tf
 from deit_tf.data.pillow import MOST_LEVELS, crop_by_pillow
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.compare import EXACT, ExportError, deviation
+from deit_tf.exporting.reference import in_batches, keras_logits
 from deit_tf.exporting.session import LoadedModel, load_saved_model
 from deit_tf.exporting.signatures import (
     BYTES,
@@ -107,8 +108,8 @@ def _check_weights(path: Path, model: keras.Model) -> int:
 def _verify_images(
     loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
 ) -> dict[str, float]:
-    expected = np.asarray(model(images, training=False))  # [n, C]
-    outputs = loaded.run(IMAGES, images)
+    expected = keras_logits(model, images)  # [n, C]
+    outputs = _run_in_batches(loaded, IMAGES, images)
     _check_top_k(IMAGES, outputs, expected, loaded.class_names, tolerance)
 
     # A batch of one as well: a batch size that tracing froze shows only with a second size.
@@ -120,7 +121,9 @@ def _verify_images(
 def _verify_heads(
     loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
 ) -> dict[str, float]:
-    outputs, expected = loaded.run(HEADS, images), heads(model)(images, training=False)
+    both = heads(model)
+    outputs = _run_in_batches(loaded, HEADS, images)
+    expected = in_batches(lambda part: both(part, training=False), images)
     measured = [
         _compare(f"{HEADS}, {key}", outputs[key], expected[key], tolerance)
         for key in ("cls", "dist")
@@ -131,8 +134,9 @@ def _verify_heads(
 def _verify_rollout(
     loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
 ) -> dict[str, float]:
-    found = loaded.run(ROLLOUT, images)["rollout"]
-    expected = np.asarray(rollout_model(model)(images))  # [n, H/P, W/P]
+    maps = rollout_model(model)
+    found = _run_in_batches(loaded, ROLLOUT, images)["rollout"]
+    expected = in_batches(maps, images)  # [n, H/P, W/P]
 
     # Shares sum to 1: times their number, they are of order 1 as logits are.
     patches = expected[0].size
@@ -156,10 +160,15 @@ def _verify_bytes(
             f"pixels differ from Pillow's by {levels} gray levels, {MOST_LEVELS} are allowed"
         )
 
-    expected = np.asarray(model(processor.normalize(cropped), training=False))  # [2n, C]
-    outputs = loaded.run(BYTES, encoded)
+    expected = keras_logits(model, processor.normalize(cropped))  # [2n, C]
+    outputs = _run_in_batches(loaded, BYTES, encoded)
     _check_top_k(BYTES, outputs, expected, loaded.class_names, tolerance)
     return _compare(BYTES, outputs["logits"], expected, tolerance) | {"levels_from_pillow": levels}
+
+
+def _run_in_batches(loaded: LoadedModel, signature: str, batch: Sequence) -> dict[str, np.ndarray]:
+    """The outputs of a signature, by name, of a batch of any size in bounded memory."""
+    return in_batches(lambda part: loaded.run(signature, part), batch)
 
 
 def _compare(

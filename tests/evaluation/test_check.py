@@ -57,6 +57,11 @@ def folder(tmp_path_factory):
     return root
 
 
+def test_no_pictures_are_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="`--pictures` counts from 1. Received: 0"):
+        compare_exports("no run", pictures=0)
+
+
 def test_a_run_in_bfloat16_agrees_with_its_exports(tmp_path):
     """What is exported computes in float32, and so does what it is compared with."""
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -11,6 +11,8 @@ from PIL import Image
 
 import deit_tf
 from deit_tf.config import DataConfig, StudentConfig, TrainConfig
+from deit_tf.data.folders import hold_out, scan
+from deit_tf.evaluation import exports
 from deit_tf.evaluation.evaluate import evaluate
 from deit_tf.evaluation.exports import (
     export_run_saved_model,
@@ -95,6 +97,17 @@ def test_every_form_is_right_as_often_as_its_run(made):
         figures = evaluate(str(made / form), source=photos_of_all)
         assert (figures["top1"], figures["protocol"]) == (expected["top1"], "own")
         assert figures["preprocessing"] == expected["preprocessing"]
+
+
+def test_an_older_run_is_evaluated_on_what_it_held_out(tmp_path):
+    """Its folder was split by another rule, by which it has not trained on others."""
+    source = photos(tmp_path / "photos", count=15)
+    run = write_run(tmp_path / "run", replace(CONFIG, data=replace(DATA, source=str(source))))
+    (run / "facts.json").write_text("{}")
+    held_out = load_run(run).sources[1]
+    by_threshold = hold_out(scan(source), DATA.holdout)[1]
+    assert held_out.size != sum(map(len, by_threshold.values()))
+    assert evaluate(str(run))["images"] == held_out.size
 
 
 def test_an_old_saved_model_opens_and_says_what_is_assumed(made, tmp_path, caplog):
@@ -251,6 +264,24 @@ def test_variants_are_compared_timed_and_told(made, tmp_path, monkeypatch):
     assert "SOFTMAX 1" in ops_text(files)
 
 
+def test_the_float32_file_is_made_once(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "converted", None)  # what makes another one, to time against
+    files = export_run_tflite(str(made / "run"), str(tmp_path / "phone"))
+    assert files.times["float32"]["of_float32"] > 0
+
+
+def test_files_that_cannot_be_timed_are_kept(made, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("no clock")
+
+    monkeypatch.setattr(exports, "latencies", fail)
+    files = export_run_tflite(str(made / "run"), str(tmp_path / "phone"))
+    assert list(files.reports) == ["float32"] and not files.failures
+    assert (tmp_path / "phone" / "run_float32.tflite").is_file()
+    assert "could not be timed: no clock" in caplog.text
+    assert tflite_table(files).title.endswith("not timed")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -275,7 +306,9 @@ def test_the_model_in_bfloat16_is_compared_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         run = write_run(tmp_path / "run", replace(CONFIG, data=replace(DATA, source=str(source))))
-        write_json({"kind": "none", "parameters": 1, "evaluation": {}}, run / "summary.json")
+        numbers = dict.fromkeys(("parameters", "training_seconds", "evaluation_images"), 1)
+        summary = {"kind": "none", "model": "deit_test", "evaluation": {}, **numbers}
+        write_json(summary, run / "summary.json")
         (run / "metrics.jsonl").write_text("")
         loaded = load_run(run)
     finally:

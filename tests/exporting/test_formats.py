@@ -48,6 +48,18 @@ def test_an_export_answers_by_every_entry_as_keras_does(export, small_model, sma
             np.testing.assert_allclose(loaded.ask(entry, small_images), expected, atol=1e-4)
 
 
+def test_a_tflite_file_without_its_json_says_that_damage_is_not_seen(
+    small_exports, tmp_path, caplog
+):
+    shutil.copy(small_exports / "phone" / "small.tflite", tmp_path / "alone.tflite")
+    find_export(tmp_path / "alone.tflite").load()
+    assert "alone.tflite has no alone.json" in caplog.text
+    assert "damage to its weights would not be seen" in caplog.text
+    caplog.clear()
+    find_export(small_exports / "phone" / "small.tflite").load()
+    assert not caplog.text
+
+
 def test_pixels_are_those_of_whoever_normalized_them(small_exports, small_model, small_images):
     """With the mean and deviation of another, a file that takes pixels would get other pixels."""
     file = load_tflite(small_exports / "phone" / "small.tflite")

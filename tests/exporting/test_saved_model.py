@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from export_samples import PROCESSOR as SMALL_PROCESSOR
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from tensorflow.core.protobuf import saved_model_pb2
@@ -20,6 +21,8 @@ from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting import saved_model as serving
 from deit_tf.exporting import verify, warmup
 from deit_tf.exporting.compare import ExportError
+from deit_tf.exporting.reference import BATCH
+from deit_tf.exporting.session import LoadedModel
 from deit_tf.exporting.signatures import make_signatures
 from deit_tf.exporting.verify import verify_saved_model
 from deit_tf.models.features import attention_maps
@@ -498,3 +501,19 @@ def test_script(model, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "exists and is left as it is" in capsys.readouterr().err
+
+
+def test_verification_runs_a_few_pictures_at_a_time(small_exports, small_model, monkeypatch):
+    run, sizes = LoadedModel.run, []
+    monkeypatch.setattr(
+        LoadedModel,
+        "run",
+        lambda self, signature, batch: sizes.append(len(batch)) or run(self, signature, batch),
+    )
+    images = np.random.default_rng(0).normal(size=(2 * BATCH + 3, 16, 16, 3)).astype("float32")
+    report = verify_saved_model(
+        small_exports / "served" / "small" / "1", small_model, images, SMALL_PROCESSOR
+    )
+    assert report["images_compared"] == len(images) and max(sizes) == BATCH
+    # Images, heads and two files of each; one image alone; the records.
+    assert sum(sizes) == 4 * len(images) + 1 + report["warmup_records"]
