@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from deit_tf.config import TrainConfig
-from deit_tf.distillation.label_files import LAYOUT_FACTS, Layout, read_manifest
+from deit_tf.distillation.label_files import LAYOUT_FACTS, read_manifest
 from deit_tf.evaluation.report import compare
 from deit_tf.files import read_class_names
 from deit_tf.runs import RunFolder, read_config, write_config
 
-MUTATIONS = 100  # of each file
-SECONDS = 10.0  # of one read, on a machine that does other things
+MUTATIONS = 40  # of each file
+SECONDS = 60.0  # of one read; a hang, on a machine that does other things too
 BYTES = 32e6  # that one read may hold at a time; the files have a few thousand
 NUMBERS = {"parameters": 5, "training_seconds": 2.5, "evaluation_images": 9, "training_images": 9}
 FOREIGN = [None, True, -1, 0, 1.5, 10**30, float("nan"), "", "x", "a\nb", [], [None], {}, {"x": []}]
@@ -50,7 +50,7 @@ READERS = {
     "summary.json": lambda run: compare([str(run.path)]),
     "metrics.jsonl": lambda run: run.read_metrics(),
     "labels.txt": lambda run: read_class_names(run.class_names),
-    "manifest.json": lambda run: Layout.of(read_manifest(run.path)).training_units(range(2)),
+    "manifest.json": lambda run: read_manifest(run.path),
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import deit_tf.runs.folder
 from deit_tf.config import DataConfig, DistillConfig, TrainConfig
@@ -192,6 +193,21 @@ def test_other_pictures_of_the_same_count_are_another_content(tmp_path):
     write("b", 5)
     after = changing_facts(config, open_sources(config.data))
     assert before["data.content"] != after["data.content"]
+
+
+def test_other_pictures_of_the_same_sizes_have_other_bytes(tmp_path):
+    """BMP files of one size have as many bytes, whatever they show."""
+    for name, shade in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (8, 8), (shade, i, 0)).save(tmp_path / name / f"{i}.bmp")
+    config = TrainConfig(data=DataConfig(str(tmp_path)))
+    before = changing_facts(config, open_sources(config.data))
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "b" / "1.bmp")
+    after = changing_facts(config, open_sources(config.data))
+    assert before["data.content"] == after["data.content"]
+    assert before["data.bytes"] != after["data.bytes"]
+    assert "data.bytes" not in changing_facts(TrainConfig(), open_sources(DataConfig("digits")))
 
 
 def test_a_run_of_before_keeps_its_split(stopped):

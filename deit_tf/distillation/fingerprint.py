@@ -31,6 +31,7 @@ from deit_tf.weights.files import SAFETENSORS, TORCH_FILES
 Facts = dict[str, Any]
 
 SAMPLED = 256  # images whose bytes identify a data set that is no folder
+BEGINNING = 1 << 16  # bytes of a file, with pixels in them
 PROBED = 64  # images of the first batch
 PIXELS = "stream.pixels"
 # Another machine's float32 differs in its last bits, another augmentation in the first decimal.
@@ -86,10 +87,12 @@ def changing_facts(config: TrainConfig, sources: tuple[Source, Source]) -> Facts
     distill = config.distill
     learns = config.task == "classify" and distill.kind != NONE
     teacher = distill.teacher if learns else None
-    return {
+    facts = {
         "data.content": _content(config.data.source, sources),
         "teacher.files": teacher_files(teacher) if teacher else None,
     }
+    files = [file for source in sources for file in source.files]
+    return facts | ({"data.bytes": _first_bytes(files)} if files else {})
 
 
 def first_batch(config: TrainConfig, source: Source, processor: ImageProcessor) -> Facts:
@@ -211,6 +214,15 @@ def _listing(folder: Path) -> str:
     }
     for name in sorted(sizes):
         digest.update(os.fsencode(name) + f"\t{sizes[name]}\n".encode())
+    return digest.hexdigest()
+
+
+def _first_bytes(files: Sequence[bytes]) -> str:
+    """Checksum of how files from all over begin: others may have the same names and sizes."""
+    digest = hashlib.sha256()
+    for file in files[:: max(1, len(files) // SAMPLED)][:SAMPLED]:
+        with open(file, "rb") as content:
+            digest.update(content.read(BEGINNING))
     return digest.hexdigest()
 
 
