@@ -44,6 +44,10 @@ def _decode(content: bytes, name: str, upright: bool) -> tf.Tensor:
                 raise ValueError(
                     f"{name} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read."
                 )
+            if file.format == "WEBP" and file.is_animated:
+                raise ValueError(
+                    f"{name} is a WebP file that moves. Save one frame of it as a file."
+                )
             if file.format == "BMP":
                 return _from_array(_from_pillow(file, name, upright), name)
         return decode_image(content, upright)

@@ -151,6 +151,15 @@ def test_sixteen_bits_are_read_alike_from_files_and_from_pillow(tmp_path):
     np.testing.assert_array_equal(processor.batch(wide), processor.batch(image))
 
 
+def test_a_webp_file_that_moves_is_refused_by_name(tmp_path):
+    frames = [Image.new("RGB", (9, 9), color) for color in ("black", "red")]
+    frames[0].save(tmp_path / "moves.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="moves.webp is a WebP file that moves. Save one frame"):
+        deit_tf.ImageProcessor(16).batch(tmp_path / "moves.webp")
+    frames[0].save(tmp_path / "still.webp")
+    assert deit_tf.ImageProcessor(16).batch(tmp_path / "still.webp").shape == (1, 16, 16, 3)
+
+
 @pytest.mark.parametrize(
     "image", [Image.fromarray(np.full((4, 4), 70000, np.int32)), Image.new("F", (4, 4))]
 )
