@@ -12,6 +12,7 @@ summary.json   what the final evaluation gave; its run is finished
 report.html    the page about it
 """
 
+import functools
 import json
 import logging
 import re
@@ -331,8 +332,7 @@ def read_config(path: str | Path) -> TrainConfig:
     Raises:
         ValueError: For an unknown key or a value of the wrong type, which it names.
     """
-    parser = ArgumentParser(exit_on_error=False, parser_mode=BOUNDED_YAML)
-    parser.add_class_arguments(TrainConfig, as_group=False)
+    parser = _config_parser()
     try:
         return TrainConfig(**vars(parser.instantiate(parser.parse_path(str(path)))))
     # ValueError for bytes that are no text, TypeError for a number where settings belong
@@ -340,6 +340,13 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ValueError(
             f"{path} is no config of deit-tf: {' '.join(str(error).split())}"
         ) from error
+
+
+@functools.cache  # it reads every docstring of the settings
+def _config_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, parser_mode=BOUNDED_YAML)
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    return parser
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
