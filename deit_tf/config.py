@@ -124,6 +124,11 @@ def check_model(config: ModelConfig) -> None:
         raise ValueError(
             f"`drop_path_rate` is a probability in [0, 1). Received: drop_path_rate={rate!r}"
         )
+    start = config.init_values
+    if start is not None and not (_is_number(start) and start > 0):
+        raise ValueError(
+            f"`init_values` is a number above 0, or null. Received: init_values={start!r}"
+        )
     check_epsilon(config.layer_norm_eps)
 
 

@@ -2,8 +2,6 @@
 models.py), and DeiT III (Touvron, Cord and Jegou 2022; models_v2.py).
 """
 
-import math
-
 import keras
 import numpy as np
 
@@ -96,11 +94,6 @@ def _check(config: ModelConfig) -> tuple[int, int]:
         raise ValueError(
             f"`image_size` must be a multiple of patch_size={patch} on both sides. Received: "
             f"image_size={size}; the nearest that fits is {nearest}."
-        )
-    start = config.init_values
-    if start is not None and not (start > 0 and math.isfinite(start)):
-        raise ValueError(
-            f"`init_values` is a number above 0, or null. Received: init_values={start}"
         )
     if config.embed_dim % config.num_heads:
         raise ValueError(

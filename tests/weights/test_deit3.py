@@ -12,7 +12,7 @@ import deit_tf
 from deit_tf.models.variants import VARIANTS
 from deit_tf.weights.files import write_weights
 from deit_tf.weights.names import describe, load_reference, to_reference
-from deit_tf.zoo import restore_model
+from deit_tf.zoo import _published_heads, restore_model
 
 DEIT3 = dict(num_classes=10, distilled=False, init_values=1e-6, no_embed_class=True)
 GOLDEN = [("timm_deit3", 32), ("timm_deit3_32x48", (32, 48))]
@@ -112,6 +112,13 @@ def test_a_published_shape_is_restored_under_its_name():
     described = describe(to_reference(model))
     named = replace(VARIANTS["deit3_small_patch16_224"], num_classes=3)
     assert {key: getattr(named, key) for key in described} == described
+
+
+def test_attention_heads_of_a_published_shape_are_known():
+    """Those of the huge model are 80 wide, and 64 in all others."""
+    huge = dict(patch_size=14, embed_dim=1280, depth=32, mlp_ratio=4.0)
+    assert _published_heads(huge) == 16
+    assert _published_heads(huge | dict(depth=31)) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
