@@ -126,7 +126,7 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
     }
 
     rows, files = {}, {}
-    for variant in VARIANTS:
+    for variant in (v for v in VARIANTS if v == "float32" or v in options.variants):
         for kind in INPUTS:
             file = files[variant, kind] = folder / f"{variant}_{kind}.tflite"
             file.write_bytes(converted(model, variant, kind, processor, calibration))
@@ -162,6 +162,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="a run or .keras file, or a name of `deit-tf models`")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--devices", nargs="+", choices=DEVICES, default=DEVICES)
     parser.add_argument("--pictures", type=int, default=32, help="compared on the CPU")
     parser.add_argument("--gpu-pictures", type=int, default=4, help="of them, on the GPU")

@@ -31,9 +31,9 @@ from deit_tf.exporting.tflite import converted
 
 VARIANTS = ("float32", "dynamic_int8", "int8")
 PEERS = [
-    peers.Contender(library, "float32", compiled)
+    peers.Contender(library, "float32", runtime)
     for library in (peers.OURS, "timm")
-    for compiled in (False, True)
+    for runtime in ("", peers.COMPILERS[library])
 ]
 WARM_UP = 3
 
