@@ -411,8 +411,10 @@ with quiet_native_log():
 
 def test_exports_take_what_the_package_makes():
     from deit_tf.cli import exports
+    from deit_tf.exporting.outputs import OUTPUTS
     from deit_tf.exporting.sidecar import INPUTS
     from deit_tf.exporting.tflite import VARIANTS
 
     assert set(exports.VARIANTS) == set(VARIANTS)
     assert set(get_args(exports.INPUTS)) == set(INPUTS)
+    assert set(get_args(exports.OUTPUTS)) == set(OUTPUTS)

@@ -253,6 +253,11 @@ COMMANDS = {
         exports.tflite_parser,
         exports.export_tflite,
     ),
+    "export web": Command(
+        "write a page that classifies pictures in the browser, by checked .tflite files",
+        exports.web_parser,
+        exports.export_web,
+    ),
     "export check": Command(
         "compare exports and a server with Keras, on the same pictures",
         exports.check_parser,

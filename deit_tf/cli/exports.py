@@ -1,7 +1,7 @@
 """`deit-tf export`: what leaves the building, and whether it says what Keras says."""
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -9,9 +9,13 @@ from deit_tf.cli.console import console, folded
 from deit_tf.cli.parsers import new_parser
 from deit_tf.cli.refusals import printable
 
+if TYPE_CHECKING:
+    from deit_tf.evaluation.exports import TFLiteFiles
+
 # As of deit_tf.exporting.tflite.VARIANTS and sidecar.INPUTS; a test compares them.
 VARIANTS = ("float32", "float16", "dynamic_int8", "int8")
 INPUTS = Literal["float32", "uint8"]
+OUTPUTS = Literal["logits", "all"]  # as of deit_tf.exporting.outputs
 FAILED = 1  # exit status where an artifact was rejected, or disagrees
 
 
@@ -38,9 +42,23 @@ def tflite_parser(command: str, description: str) -> ArgumentParser:
         "--input", type=INPUTS, default="float32", help="normalized images, or pixels 0..255"
     )
     parser.add_argument(
+        "--outputs", type=OUTPUTS, default="logits", help="or both heads and the rollout as well"
+    )
+    parser.add_argument(
         "--calibration", type=int, default=256, help="training pictures for int8, at most"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of an image when timed")
+    return parser
+
+
+def web_parser(command: str, description: str) -> ArgumentParser:
+    """A run, and the folder of the page."""
+    parser = _exporting_parser(command, description, pictures=200)
+    parser.add_argument("--out", required=True, help="folder of the page, for any web server")
+    parser.add_argument("--variants", default="float32", help=f"of {','.join(VARIANTS)}")
+    parser.add_argument(
+        "--calibration", type=int, default=256, help="training pictures for int8, at most"
+    )
     return parser
 
 
@@ -85,16 +103,28 @@ def export_tflite(arguments: Namespace) -> int:
         **{name: arguments[name] for name in names},
         variants=arguments.variants.split(","),
         input_type=arguments.input,
+        outputs=arguments.outputs,
     )
     if files.reports:
         console().print(folded(tflite_table(files)))
         print(ops_text(files))
         if note := untried_text(files):
             print(printable(note))
+    return _name_failures(files)
 
-    for variant, reason in files.failures.items():
-        print(printable(f"{variant}: not exported: {reason}"), file=sys.stderr)
-    return FAILED if files.failures else 0
+
+def export_web(arguments: Namespace) -> int:
+    """Export, and print a row per model on the page; a rejected one makes the command fail."""
+    from deit_tf.evaluation.exports import export_run_web, tflite_table
+
+    names = ("run", "out", "labels", "source", "pictures", "calibration")
+    files = export_run_web(
+        **{name: arguments[name] for name in names}, variants=arguments.variants.split(",")
+    )
+    if files.reports:
+        console().print(folded(tflite_table(files)))
+        print(printable(f"The page: python -m http.server -d {arguments.out}"))
+    return _name_failures(files)
 
 
 def check(arguments: Namespace) -> int:
@@ -108,6 +138,13 @@ def check(arguments: Namespace) -> int:
     if note := untried_text(verdicts):
         print(printable(note))
     return 0 if all(verdict.good for verdict in verdicts) else FAILED
+
+
+def _name_failures(files: "TFLiteFiles") -> int:
+    """Name the variants that were rejected, on stderr; the exit status."""
+    for variant, reason in files.failures.items():
+        print(printable(f"{variant}: not exported: {reason}"), file=sys.stderr)
+    return FAILED if files.failures else 0
 
 
 def _exporting_parser(command: str, description: str, pictures: int) -> ArgumentParser:

@@ -1,4 +1,5 @@
-"""Exports of a trained run, compared on its own pictures: `deit-tf export saved-model`, `tflite`.
+"""Exports of a trained run, compared on its own pictures: `deit-tf export saved-model`, `tflite`,
+`web`.
 
 How a model becomes an artifact: deit_tf/exporting; here it meets its run, and the figures a table.
 """
@@ -20,6 +21,7 @@ from deit_tf.exporting.saved_model import export_saved_model, read_report
 from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
 from deit_tf.exporting.signatures import BYTES, HEADS, IMAGES, ROLLOUT
 from deit_tf.exporting.tflite import check_variant, converted, export_tflite, latencies
+from deit_tf.exporting.web import write_models, write_page
 from deit_tf.files import read_class_names
 from deit_tf.runs import Run, load_run
 from deit_tf.runs.load import warn_if_assumed
@@ -133,6 +135,7 @@ def export_run_tflite(
     *,
     variants: Sequence[str] = ("float32",),
     input_type: str = "float32",
+    outputs: str = "logits",
     source: str | None = None,
     labels: str | None = None,
     pictures: int = 200,
@@ -147,6 +150,7 @@ def export_run_tflite(
         out: One .tflite file, or a folder for several.
         variants: Keys of `VARIANTS`.
         input_type: `float32`, normalized images, or `uint8`, pixels 0..255.
+        outputs: `logits`, or `all`: both heads and the attention rollout as well.
         source: Pictures, as `data.source` of a config; the run's own by default.
         labels: File of class names, one per line; the run's by default.
         pictures: Held-out pictures to compare on, at most.
@@ -176,6 +180,7 @@ def export_run_tflite(
         "processor": loaded.processor,
         "labels": _class_names(loaded, labels),
         "calibration": None if trained_on is None else trained_on.images,
+        "outputs": outputs,
     }
 
     # One variant that fails does not keep the others.
@@ -189,6 +194,33 @@ def export_run_tflite(
 
     times = _timed(loaded, reports, images, threads, input_type) if reports else {}
     return TFLiteFiles(reports, times, failures, 0 if images is None else len(images))
+
+
+def export_run_web(run: str, out: str, **options: Any) -> TFLiteFiles:
+    """Export a trained model as a page that classifies pictures in the browser.
+
+    The page, then the models: .tflite files with all outputs, each compared with Keras first.
+
+    Args:
+        run: Run directory or .keras file.
+        out: Folder of the page; that of an earlier one is renewed, and keeps its other models.
+        **options: As of `export_run_tflite`.
+    Returns:
+        The figures of the models, as `export_run_tflite` has them.
+    Raises:
+        FileNotFoundError: If there is no run, file or source of that name.
+        FileExistsError: If `out` holds something else than a page.
+        ValueError: If an argument does not fit.
+        ExportError: If npm is missing, or does not get LiteRT.js.
+    """
+    folder = Path(out)
+    for variant in options.get("variants", ()):
+        check_variant(variant)
+    load_run(run)  # refuse what is none before npm is waited for
+    write_page(folder)
+    files = export_run_tflite(run, out, outputs="all", **options)
+    write_models(folder)
+    return files
 
 
 def tflite_table(files: TFLiteFiles) -> Table:

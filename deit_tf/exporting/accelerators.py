@@ -27,7 +27,8 @@ MAX_AXES = 4
 # Seen to be taken by the GPU of LiteRT 2.3, in the forms in which a DeiT has them.
 GPU_OPERATIONS = frozenset(
     "ADD BATCH_MATMUL CAST CONCATENATION CONV_2D DEQUANTIZE FULLY_CONNECTED GELU MEAN MUL QUANTIZE "
-    "RESHAPE RSQRT SOFTMAX SPLIT SQUARED_DIFFERENCE STRIDED_SLICE SUB TRANSPOSE".split()
+    "RESHAPE RSQRT SOFTMAX SPLIT SQUARED_DIFFERENCE STRIDED_SLICE SUB TRANSPOSE "
+    "DIV PACK SUM".split()  # of the rollout and both heads: by WebGPU in a browser, LiteRT.js 2.5
 )
 NO_ADAPTER = re.compile(r"No adapters found|GPU accelerator could not be loaded")
 REFUSED = re.compile(

@@ -42,9 +42,8 @@ class Limits:
         """What is beyond a limit, in words, of the figures of `deviation` and `agreement`; empty
         where nothing is.
         """
-        for name in ("max_difference", "relative_rms"):
-            if not measured[name] <= getattr(self, name):  # a NaN fails as well
-                return f"{name} {measured[name]:.3g}, {getattr(self, name):g} is allowed"
+        if excess := self.exceeded_by_difference(measured):
+            return excess
 
         for name, least in (("top1", self.top1_agreement), ("clear", self.clear_agreement)):
             counted = agreed[name]
@@ -63,6 +62,13 @@ class Limits:
             min(self.top1_agreement, other.top1_agreement),
             min(self.clear_agreement, other.clear_agreement),
         )
+
+    def exceeded_by_difference(self, measured: Mapping[str, float]) -> str:
+        """The same of the figures of `deviation` alone."""
+        for name in ("max_difference", "relative_rms"):
+            if not measured[name] <= getattr(self, name):  # a NaN fails as well
+                return f"{name} {measured[name]:.3g}, {getattr(self, name):g} is allowed"
+        return ""
 
 
 # Of float32 weights: the kernels are Keras's own, or sum in another order.

@@ -22,13 +22,16 @@ DEVICES = {"cpu": HardwareAccelerator.CPU, "gpu": HardwareAccelerator.GPU}
 def run(model: CompiledModel, images: np.ndarray) -> np.ndarray:
     """float32 logits [n, C] of images [n, H, W, 3] of the type that the file takes."""
     (signature,) = model.get_signature_list()
-    (details,) = model.get_output_tensor_details(signature).values()
+    details = model.get_output_tensor_details(signature)
+    names = list(model.get_signature_list()[signature]["outputs"])
+    place = names.index("logits") if len(names) > 1 else 0
+    classes = int(np.prod(details[names[place]]["shape"]))
     inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
     logits = []
     for image in images:
         inputs[0].write(np.ascontiguousarray(image[None]))
         model.run_by_index(0, inputs, outputs)
-        logits.append(outputs[0].read(int(np.prod(details["shape"])), np.float32).copy())
+        logits.append(outputs[place].read(classes, np.float32).copy())
     return np.stack(logits)
 
 

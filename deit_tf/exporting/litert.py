@@ -12,7 +12,9 @@ from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.compare import ExportError
 from deit_tf.exporting.flatbuffer import IDENTIFIER
 from deit_tf.exporting.sidecar import read_sidecar, tflite_description
+from deit_tf.exporting.signatures import HEADS
 
+LOGITS = "logits"  # the output, where a file gives others too
 WARM_UP = 2  # runs of a file that its times leave out
 
 
@@ -20,7 +22,8 @@ class LiteModel:
     """A .tflite file as a callable, from normalized images [B, H, W, 3] to float32 [B, C] logits.
 
     Args:
-        file: A file with one signature from one image [1, H, W, 3] to logits [1, C].
+        file: A file with one signature from one image [1, H, W, 3] to logits [1, C]; where it gives
+            more, the logits are named so.
         num_threads: Threads per image; by default LiteRT chooses.
     Raises:
         FileNotFoundError: If there is no such file.
@@ -37,13 +40,14 @@ class LiteModel:
 
         signatures: Mapping[str, dict] = self._interpreter.get_signature_list()
         shapes = [(list(s["inputs"]), list(s["outputs"])) for s in signatures.values()]
-        if len(shapes) != 1 or any(len(names) != 1 for names in shapes[0]):
+        if len(shapes) != 1 or len(shapes[0][0]) != 1 or not _names_logits(shapes[0][1]):
             raise ValueError(
-                f"`file` needs one signature, of one input and one output. Received: {file} "
-                f"with {shapes}"
+                f"`file` needs one signature, of one input and one output, or several of which one "
+                f"is {LOGITS!r}. Received: {file} with {shapes}"
             )
 
-        (self._input,), (self._output,) = shapes[0]
+        (self._input,), outputs = shapes[0]
+        self.logits_name = outputs[0] if len(outputs) == 1 else LOGITS
         self._run = self._interpreter.get_signature_runner()
 
     @property
@@ -55,7 +59,7 @@ class LiteModel:
     @property
     def num_classes(self) -> int:
         """Number of classes that it gives logits of."""
-        return int(self._run.get_output_details()[self._output]["shape"][-1])
+        return int(self._run.get_output_details()[self.logits_name]["shape"][-1])
 
     @property
     def input_type(self) -> str:
@@ -95,19 +99,32 @@ class LiteModel:
         Raises:
             ExportError: If LiteRT does not run it.
         """
+        return self.outputs(images, processor)[self.logits_name]
+
+    def outputs(
+        self, images: np.ndarray, processor: ImageProcessor | None = None
+    ) -> dict[str, np.ndarray]:
+        """All that the file gives, by name, of such images.
+
+        Raises:
+            ExportError: If LiteRT does not run it.
+        """
         images = self.prepared(images, processor)
         try:
-            return np.concatenate(
-                [self._run(**{self._input: image[None]})[self._output] for image in images]
-            )
+            answers = [self._run(**{self._input: image[None]}) for image in images]
         except RuntimeError as error:
             raise ExportError(f"{self.file} does not run: {error}") from error
+        return {key: np.concatenate([answer[key] for answer in answers]) for key in answers[0]}
 
     def logits(
         self, images: np.ndarray, processor: ImageProcessor | None = None
     ) -> dict[str, np.ndarray]:
-        """The same as `mean`: a file gives no head of its own."""
-        return {"mean": self(images, processor)}
+        """The same as `mean`, and `cls` and `dist` where the file gives both heads."""
+        found = self.outputs(images, processor)
+        logits = {"mean": found[self.logits_name]}
+        if HEADS in found:
+            logits |= {"cls": found[HEADS][:, 0], "dist": found[HEADS][:, 1]}
+        return logits
 
     def ask(
         self, entry: str, batch: np.ndarray, processor: ImageProcessor | None = None
@@ -121,6 +138,11 @@ def load_tflite(file: str | Path, num_threads: int | None = None) -> LiteModel:
     at a time.
     """
     return LiteModel(file, num_threads)
+
+
+def _names_logits(outputs: list[str]) -> bool:
+    """Whether it is clear which of a file's outputs is the logits."""
+    return len(outputs) == 1 or LOGITS in outputs
 
 
 def _check_identifier(file: Path) -> None:

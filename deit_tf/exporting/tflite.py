@@ -6,9 +6,10 @@ Formats: https://ai.google.dev/edge/litert/conversion/tensorflow/convert_tf and 
 post-training quantization.
 """
 
+import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,13 @@ from deit_tf.exporting.app_check import check_file, write_check_numbers
 from deit_tf.exporting.compare import EXACT, HALF, ExportError, Limits, agreement, deviation
 from deit_tf.exporting.flatbuffer import dequantize_pixels, op_counts
 from deit_tf.exporting.litert import LiteModel, latencies, load_tflite
+from deit_tf.exporting.outputs import (
+    LOGITS,
+    OUTPUTS,
+    all_outputs,
+    expected_outputs,
+    verify_outputs,
+)
 from deit_tf.exporting.quantize import quantize_int8, smooth
 from deit_tf.exporting.reference import comparison_images, float32_twin, keras_logits
 from deit_tf.exporting.sidecar import (
@@ -85,6 +93,7 @@ def export_tflite(
     processor: ImageProcessor | None = None,
     labels: Sequence[str] | None = None,
     calibration: np.ndarray | None = None,
+    outputs: str = "logits",
 ) -> dict:
     """Write `model` as a .tflite file with the signature `images` [1, H, W, 3] -> `logits` [1, C],
     and check it.
@@ -108,9 +117,11 @@ def export_tflite(
         processor: How the model wants its images, for `uint8` and for the JSON file.
         labels: C class names in class order.
         calibration: For `int8`: float32 [n, H, W, 3], normalized, training images; some hundreds.
+        outputs: `logits`, or `all`: both heads and the attention rollout as well, as `all_outputs`
+            in deit_tf.exporting.outputs names them.
     Returns:
         What `verify_tflite` measured, with `file`, `variant`, `input_type` and `compared_on`
-        ("images" or "noise").
+        ("images" or "noise"); of all outputs, `outputs` as `verify_outputs` measured them.
     Raises:
         ValueError: For another suffix, an unknown variant or input, or a model, images or labels
             that do not fit.
@@ -123,6 +134,7 @@ def export_tflite(
     check_variant(variant)
     samples = comparison_images(model, images)
     _check_input(input_type, processor, model)
+    _check_outputs(outputs)
     if labels is not None:
         check_class_names(labels, model.output_shape[-1])
         check_class_names_beside(file, labels)
@@ -134,8 +146,8 @@ def export_tflite(
     if input_type == "uint8":
         samples = processor.to_pixels(samples)
         seen = processor.normalize(samples)
-    content = converted(model, variant, input_type, processor, calibration)
-    logits = keras_logits(model, seen)  # [n, C]
+    content = converted(model, variant, input_type, processor, calibration, outputs)
+    expected = keras_logits(model, seen) if outputs == LOGITS else expected_outputs(model, seen)
 
     with staging(file.parent) as folder:
         staged, rejected = folder / file.name, file.with_name(f"{file.name}.rejected")
@@ -144,7 +156,7 @@ def export_tflite(
             report = verify_tflite(
                 staged,
                 samples,
-                logits,
+                expected,
                 weights=model.count_params(),
                 variant=variant,
                 name=str(rejected),
@@ -224,7 +236,7 @@ def convert(saved_model: str | Path, variant: str = "float32") -> bytes:
 def verify_tflite(
     file: str | Path,
     images: np.ndarray,
-    logits: np.ndarray,
+    expected: np.ndarray | Mapping[str, np.ndarray],
     *,
     weights: int,
     variant: str = "float32",
@@ -235,15 +247,17 @@ def verify_tflite(
     Args:
         file: The file, with one signature from one image [1, H, W, 3] to logits [1, C].
         images: [n, H, W, 3], of the type that the file takes.
-        logits: float [n, C], what `images` should give.
+        expected: float [n, C], the logits that `images` should give; or `logits` and other outputs,
+            by name.
         weights: Number of weights that the file must hold.
         variant: Whose limits hold, a key of `VARIANTS`.
         name: What errors call the file; itself by default.
     Returns:
         `bytes`, `ops` (count by name), `images` (their number), what `deviation` in
         deit_tf.exporting.compare measures, and `agreement`, as it counts it, by the Interpreter on
-        the CPU; and `devices`, as `measure_devices` in deit_tf.exporting.accelerators has them, by
-        CompiledModel on CPU and GPU.
+        the CPU; `devices`, as `measure_devices` in deit_tf.exporting.accelerators has them, by
+        CompiledModel on CPU and GPU; and, where others than logits were expected, `outputs` by
+        name.
     Raises:
         ExportError: If an op is custom or stateful, weights are missing, the file does not run, a
             difference is above its limit, or the classes agree too rarely.
@@ -262,17 +276,22 @@ def verify_tflite(
         )
 
     try:
-        found = load_tflite(file)(images)  # [n, C]
+        loaded = load_tflite(file)
+        found = loaded.outputs(images)
     except (ExportError, ValueError) as error:
         raise ExportError(f"{name} does not run: {error}") from error
 
-    limits, logits = VARIANTS[variant].limits, np.asarray(logits)
-    measured, agreed = deviation(found, logits), agreement(found, logits)
+    limits = VARIANTS[variant].limits
+    others = expected if isinstance(expected, Mapping) else {LOGITS: expected}
+    logits = np.asarray(others[LOGITS])
+    named = found[loaded.logits_name]
+    measured, agreed = deviation(named, logits), agreement(named, logits)
     if excess := limits.exceeded(measured, agreed):
         raise ExportError(
             f"{name} differs from Keras: {excess} for {variant}, on {len(images)} images"
         )
-    return {
+
+    report = {
         "bytes": len(content),
         "ops": ops,
         "images": len(images),
@@ -280,6 +299,9 @@ def verify_tflite(
         "agreement": agreed,
         "devices": measure_devices(file, images, logits, limits),
     }
+    if len(others) > 1:
+        report["outputs"] = verify_outputs(name, found, others, limits)
+    return report
 
 
 def _check_input(input_type: str, processor: ImageProcessor | None, model: keras.Model) -> None:
@@ -296,6 +318,11 @@ def _check_input(input_type: str, processor: ImageProcessor | None, model: keras
         )
 
 
+def _check_outputs(outputs: str) -> None:
+    if outputs not in OUTPUTS:
+        raise ValueError(f"`outputs` is one of {', '.join(OUTPUTS)}. Received: {outputs!r}")
+
+
 def _checked_calibration(model: keras.Model, images: np.ndarray | None) -> np.ndarray:
     if images is None:
         raise ValueError(
@@ -310,6 +337,7 @@ def converted(
     input_type: str,
     processor: ImageProcessor | None,
     calibration: np.ndarray | None,
+    outputs: str = LOGITS,
 ) -> bytes:
     """The content of a .tflite file, unverified.
 
@@ -319,6 +347,7 @@ def converted(
         input_type: A key of `INPUTS` in deit_tf.exporting.sidecar.
         processor: How the model wants its images, for `uint8`.
         calibration: float32 [n, H, W, 3], normalized, for `int8`.
+        outputs: As of `export_tflite`.
     """
     if variant == "int8":
         model = smooth(model, calibration)
@@ -326,7 +355,7 @@ def converted(
             calibration = processor.to_pixels(calibration)
 
     model = keep_axes(model)
-    call = _call(model, input_type, processor)
+    call = _call(model, input_type, processor, outputs)
     with tempfile.TemporaryDirectory() as directory:
         save_fixed_batch(model, call, np.dtype(input_type), directory)
         content = convert(directory, "float32" if variant == "int8" else variant)
@@ -335,20 +364,32 @@ def converted(
     return dequantize_pixels(content)
 
 
-def _call(model: keras.Model, input_type: str, processor: ImageProcessor | None) -> Callable:
-    """From normalized images, or uint8 pixels, [B, H, W, 3] to logits [B, C]."""
+def _call(
+    model: keras.Model, input_type: str, processor: ImageProcessor | None, outputs: str
+) -> Callable:
+    """From normalized images, or uint8 pixels, [B, H, W, 3] to logits [B, C] or all outputs."""
+    network = functools.partial(model, training=False)
+    if outputs != LOGITS:
+        network = all_outputs(model)
     if input_type == "uint8":
-        return lambda pixels: model(processor.normalize(pixels), training=False)
-    return lambda images: model(images, training=False)
+        return lambda pixels: network(processor.normalize(pixels))
+    return network
 
 
 def save_fixed_batch(model: keras.Model, call: Callable, dtype: np.dtype, directory: str) -> None:
-    """Save `images` [1, H, W, 3] -> `logits` [1, C] of `call` as a SavedModel."""
+    """Save `images` [1, H, W, 3] -> `logits` [1, C] of `call`, or what it gives by name, as a
+    SavedModel.
+    """
     module = tf.Module()
     # Not the model: see write_saved_model in deit_tf.exporting.saved_model.
     module.weights = [v.value for v in model.variables]
     spec = tf.TensorSpec((1, *model.input_shape[1:]), dtype, name="images")
-    run = tf.function(lambda images: {"logits": call(images)}, input_signature=[spec])
+
+    def named(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        given = call(images)
+        return given if isinstance(given, dict) else {LOGITS: given}
+
+    run = tf.function(named, input_signature=[spec])
     tf.saved_model.save(module, directory, signatures=run)
     _rearrange_gelu(Path(directory, GRAPH_FILE))
 

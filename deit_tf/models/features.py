@@ -53,16 +53,22 @@ def attention_maps(model: keras.Model) -> keras.Model:
         ValueError: If `model` is no DeiT classifier.
     """
     tokens = _tokens(model, "attention_maps")
-    x, maps = tokens.output, []
-    for block in blocks(model):
-        maps.append(AttentionWeights(block, name=f"{block.name}.weights")(x))  # [B, h, N, N]
-        x = block.output
+    maps = attention_weights(model)
     height, width = model.get_layer("patch_embed").grid(model.input_shape)
     outputs = {
         "attentions": ops.stack(maps, axis=1),
         "rollout": ops.reshape(rollout(maps, tokens.prefix), (-1, height, width)),
     }
     return keras.Model(model.input, outputs, name=f"{model.name}_attention_maps")
+
+
+def attention_weights(model: keras.Model) -> list:
+    """The attention weights of every block of a DeiT, [B, h, N, N] each, as parts of its graph."""
+    x, maps = _tokens(model, "attention_weights").output, []
+    for block in blocks(model):
+        maps.append(AttentionWeights(block, name=f"{block.name}.weights")(x))  # [B, h, N, N]
+        x = block.output
+    return maps
 
 
 def rollout(attentions, prefix: int):
