@@ -27,6 +27,7 @@ SLOW = {
         "docs/test_examples.py::test_finetune_folder",
         "docs/test_examples.py::test_train_your_teacher",
     ),
+    "a browser with a GPU in software": ("exporting/test_web_browser.py::test_",),
     "a server under load": ("export/test_serve_load.py::test_a_server_under_load",),
     "quantization of several models": (
         "exporting/test_quantize.py::test_smoothing_makes_int8_better_where_there_are_outliers",
