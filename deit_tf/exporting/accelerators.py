@@ -28,7 +28,7 @@ MAX_AXES = 4
 GPU_OPERATIONS = frozenset(
     "ADD BATCH_MATMUL CAST CONCATENATION CONV_2D DEQUANTIZE FULLY_CONNECTED GELU MEAN MUL QUANTIZE "
     "RESHAPE RSQRT SOFTMAX SPLIT SQUARED_DIFFERENCE STRIDED_SLICE SUB TRANSPOSE "
-    "DIV PACK SUM".split()  # of the rollout and both heads: by WebGPU in a browser, LiteRT.js 2.5
+    "DIV SUM".split()  # of the rollout: by WebGPU in a browser, LiteRT.js 2.5
 )
 NO_ADAPTER = re.compile(r"No adapters found|GPU accelerator could not be loaded")
 REFUSED = re.compile(

@@ -44,8 +44,10 @@ def all_outputs(model: keras.Model) -> Callable:
         given = network(images, training=False)
         outputs = {LOGITS: given[LOGITS]}
         if "dist" in given:
-            # One tensor: litert-quantizer loses an output that another op reads as well.
-            outputs[HEADS] = ops.stack([given["cls"], given["dist"]], axis=1)
+            # One tensor: litert-quantizer loses an output that another op reads as well. Not
+            # stacked: XNNPACK leaves PACK to slower kernels.
+            both = ops.concatenate([given["cls"], given["dist"]], axis=-1)  # [B, 2 C]
+            outputs[HEADS] = ops.reshape(both, (-1, 2, given["cls"].shape[-1]))
         if "attentions" in given:
             shares = rollout(given["attentions"], prefix)  # [B, N]
             outputs[ROLLOUT] = ops.reshape(shares, (-1, height, width))
