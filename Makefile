@@ -5,20 +5,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 SEED ?= 0
-DEMO := --config configs/demo_digits.yaml --seed $(SEED) --overwrite
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Compiled once, here: some machines keep none of what Python compiles as it imports.
+UV := $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .PHONY: demo test test-cpus test-slow lint bench clean
 
 demo: $(READY)
-	@start=$$(date +%s); set -e; rm -rf runs/demo/export; \
-	$(BIN)/deit-tf train-teacher $(DEMO) --out runs/demo/teacher; \
-	$(BIN)/deit-tf train $(DEMO) --out runs/demo/undistilled --distill.kind none; \
-	$(BIN)/deit-tf train $(DEMO) --out runs/demo/distilled; \
-	$(BIN)/deit-tf export saved-model runs/demo/distilled --out runs/demo/export; \
-	$(BIN)/deit-tf export tflite runs/demo/distilled --out runs/demo/export/student.tflite; \
-	$(BIN)/deit-tf compare runs/demo/teacher runs/demo/undistilled runs/demo/distilled; \
-	$(BIN)/deit-tf report runs/demo/distilled --exports runs/demo/export; \
-	echo "Student: runs/demo/distilled/student.keras   Exports: runs/demo/export   $$(($$(date +%s) - start)) s"
+	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -51,6 +45,7 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "deit_tf needs Python 3.11, 3.12 or 3.13; this machine has $$(python3 --version 2>&1). Pass one: make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP) uv || echo "uv cannot be installed here."
+	@$(UV) -r requirements.lock || { echo "pip installs instead; it takes twice as long."; $(PIP) -r requirements.lock; }
+	@$(PIP) --no-deps --editable .
 	@touch $@
