@@ -14,6 +14,7 @@ from deit_tf.data import mixing
 GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG = AugmentConfig(recipe="deit").resolve()
 SIZE, DRAWS = (224, 224), 20_000
+FEW = 200  # for what holds of every draw
 ROUNDING = 1e-4  # float32 beside torch's: pixels are of order 255
 
 
@@ -59,10 +60,10 @@ def test_cutmix_equals_timm(draw):
     np.testing.assert_allclose(targets, golden[f"target_{draw}"], atol=1e-6)
 
 
-def draws(config: AugmentConfig, size=SIZE) -> dict[str, np.ndarray]:
+def draws(config: AugmentConfig, size=SIZE, count=DRAWS) -> dict[str, np.ndarray]:
     key = tf.constant([7, 0], tf.int64)
-    seeds = tf.data.Dataset.range(DRAWS).map(lambda i: tf.random.fold_in(key, i))
-    drawn = seeds.map(lambda seed: mixing.draw_mix(seed, size, config)).batch(DRAWS)
+    seeds = tf.data.Dataset.range(count).map(lambda i: tf.random.fold_in(key, i))
+    drawn = seeds.map(lambda seed: mixing.draw_mix(seed, size, config)).batch(count)
     return {key: value.numpy() for key, value in next(iter(drawn)).items()}
 
 
@@ -96,12 +97,13 @@ def test_probability_and_single_methods():
     assert (
         abs(share - 0.3) < 0.015
     )  # four standard errors; a CutMix box of no pixels is rarer than 1e-4
-    assert not draws(replace(CONFIG, cutmix=0.0))["cutmix"].any()
-    assert draws(replace(CONFIG, mixup=0.0))["cutmix"].all()
+    # Were a setting passed over, half of the draws would show it: missed once in 2 ** FEW.
+    assert not draws(replace(CONFIG, cutmix=0.0), count=FEW)["cutmix"].any()
+    assert draws(replace(CONFIG, mixup=0.0), count=FEW)["cutmix"].all()
 
 
 def test_box_of_images_that_are_not_square():
-    drawn = draws(replace(CONFIG, mixup=0.0), (20, 60))
+    drawn = draws(replace(CONFIG, mixup=0.0), (20, 60), 10 * FEW)
     top, left, bottom, right = drawn["box"].T
     assert (top >= 0).all() and (left >= 0).all() and bottom.max() == 20 and right.max() == 60
     inside = (top > 0) & (left > 0) & (bottom < 20) & (right < 60)
