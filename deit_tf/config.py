@@ -495,6 +495,9 @@ class TrainConfig:
         xla: Whether the step is compiled by XLA; for `strategy: none` without `deterministic`.
         deterministic: Whether TensorFlow keeps to deterministic kernels, so that a run that was
             stopped and resumed ends with the same bits.
+        log_steps: Steps between looks at the figures of a step: they stay on the device until then,
+            at the latest until a checkpoint or the end of the epoch. A loss that is not finite is
+            seen then.
         checkpoint: What is kept for going on after a stop.
         out: Run directory.
     """
@@ -514,6 +517,7 @@ class TrainConfig:
     micro_batches: int = 1
     xla: bool = False
     deterministic: bool = True
+    log_steps: int = 10
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     out: str = "runs/deit"
 
@@ -528,6 +532,8 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"`epochs` must be positive. Received: {config.epochs}")
     if not 0 <= config.seed <= MAX_SEED:
         raise ValueError(f"`seed` is from 0 to {MAX_SEED}. Received: {config.seed}")
+    if config.log_steps < 1:
+        raise ValueError(f"`log_steps` must be positive. Received: {config.log_steps}")
     _check_optim(config.optim)
     _check_checkpoint(config.checkpoint)
     check_data(config.data)

@@ -243,6 +243,7 @@ def _train(
         strategy=strategy,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, chief),
         every_steps=config.checkpoint.every_steps,
+        log_steps=config.log_steps,
         figures=EpochFigures(folder.metrics, folder.tensorboard, chief),
         on_best=lambda: save(trainer.network, "_best"),
         xla=config.xla,

@@ -56,6 +56,7 @@ FREE = (
     "distill.labels",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "log_steps",
     "onednn",  # it rounds otherwise, as another CPU does: `train` warns of it
 )
 

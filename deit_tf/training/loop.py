@@ -16,9 +16,10 @@ import keras
 import tensorflow as tf
 
 from deit_tf.training.checkpoints import Checkpoints, Position
-from deit_tf.training.guard import FiniteGuard
+from deit_tf.training.guard import REMEDY, FiniteGuard
 from deit_tf.training.interruption import StopRequest, stop_request
-from deit_tf.training.metrics import HELD_OUT, EpochFigures
+from deit_tf.training.metrics import HELD_OUT, EpochFigures, StepFigures
+from deit_tf.training.prefetch import on_device
 from deit_tf.training.replicas import distribute, is_chief, synchronize
 from deit_tf.training.trainer import Trainer
 
@@ -48,6 +49,7 @@ class Loop:
         strategy: Where it runs; the trainer was made in its scope.
         checkpoints: Where the state is kept.
         every_steps: Steps between checkpoints within an epoch; None keeps them to the epochs.
+        log_steps: Steps between looks at the figures, which stay on the device until then.
         figures: Where figures go.
         on_best: Called where an evaluation is the best so far.
         xla: Whether XLA compiles the step.
@@ -63,6 +65,7 @@ class Loop:
     strategy: tf.distribute.Strategy
     checkpoints: Checkpoints
     every_steps: int | None
+    log_steps: int
     figures: EpochFigures
     on_best: Callable[[], None]
     xla: bool
@@ -88,10 +91,10 @@ class Loop:
 
         train = _over_replicas(self.strategy, self.trainer.train_step, self.xla)
         evaluate = self._evaluations()
-        running = _Running(variables, FiniteGuard(self.precision), step=first)
+        running = _Running(variables, FiniteGuard(), StepFigures([]), step=first)
 
         with self._naming_lost_worker(running), stop_request() as running.stop:
-            iterator = iter(distribute(self.batches(first), self.strategy))
+            iterator = iter(self._input(self.batches(first)))
             while position.epoch < self.epochs:
                 figures = self._train_epoch(train, iterator, position, running)
                 held_out = evaluate()
@@ -105,9 +108,13 @@ class Loop:
         """The steps that `position` leaves of its epoch."""
         log.info("Epoch %d of %d", position.epoch + 1, self.epochs)
         verbosity = _verbosity(self.strategy)
-        progress = keras.utils.Progbar(self.steps, verbose=verbosity, unit_name="step")
+        names = sorted(self.trainer.get_metrics_result())
+        progress = keras.utils.Progbar(
+            self.steps, verbose=verbosity, stateful_metrics=names, unit_name="step"
+        )
         self.trainer.reset_metrics()
         running.guard.begin_epoch()
+        running.pending = StepFigures(names)
 
         started, waited = time.perf_counter(), 0.0
         for step in range(position.step + 1, self.steps + 1):
@@ -116,9 +123,10 @@ class Loop:
             waited += time.perf_counter() - asked
 
             running.step = position.epoch * self.steps + step
-            figures = _floats(train(batch))
-            self._check_finite(figures, position, step, running)
-            progress.update(step, figures.items(), finalize=False)
+            running.pending.add(step, train(batch))
+            if step % self.log_steps == 0 or step == self.steps:
+                shown = self._check_finite(position, running)
+                progress.update(step, shown.items(), finalize=False)
             self._write_within(position, step, running)
 
         seconds = time.perf_counter() - started
@@ -132,19 +140,25 @@ class Loop:
             "data_wait_seconds": round(waited, 3),
         }
 
-    def _check_finite(
-        self, figures: Figures, position: Position, step: int, running: "_Running"
-    ) -> None:
-        files = self.checkpoints.files()
-        last = f"The last good checkpoint is {files[-1]}." if files else ""
-        where = f"step {step} of epoch {position.epoch + 1}"
-        running.guard.check_step(figures, where, self._learning_rate(), last)
+    def _check_finite(self, position: Position, running: "_Running") -> Figures:
+        """Check the steps since the last look; returns the figures of the last of them."""
+        figures: Figures = {}
+        for step, figures in running.pending.fetch():
+            if fault := running.guard.fault(figures):
+                files = self.checkpoints.files()
+                last = f" The last good checkpoint is {files[-1]}." if files else ""
+                raise FloatingPointError(
+                    f"{fault} at step {step} of epoch {position.epoch + 1}, at learning rate "
+                    f"{self._learning_rate():.3g} in {self.precision}. {REMEDY}{last}"
+                )
+        return figures
 
     def _write_within(self, position: Position, step: int, running: "_Running") -> None:
         """Write a checkpoint within an epoch where it is time for one, or a signal asks to stop."""
         due = self.every_steps and running.step % self.every_steps == 0 and step < self.steps
         asked = running.stop.signal is not None and self.strategy.cluster_resolver is None
         if due or asked:
+            self._check_finite(position, running)
             now = replace(position, step=step, figures=self._means(position, step))
             self.checkpoints.write(running.variables, now, running.step)
         if running.stop.signal is not None:
@@ -198,14 +212,14 @@ class Loop:
     def _evaluate(self, trainer: Trainer, step) -> Figures:
         with trainer.evaluation():
             trainer.reset_metrics()
-            for batch in distribute(self.evaluation, self.strategy):
+            for batch in self._input(self.evaluation):
                 step(batch)
             return _floats(trainer.get_metrics_result())
 
     def _end_epoch(self, figures: Figures, position: Position, running: "_Running") -> Position:
         """Write what an epoch gave; returns where the next one begins."""
         epoch = position.epoch + 1
-        running.guard.check_held_out(figures["val_loss"], epoch)
+        running.guard.check_held_out(figures["val_loss"], epoch, self.precision)
 
         held_out = {name: value for name, value in figures.items() if name.startswith(HELD_OUT)}
         following = Position(epoch, 0, None, position.best, position.best_step, held_out)
@@ -225,6 +239,9 @@ class Loop:
         self.checkpoints.write(running.variables, following, epoch * self.steps)
 
         return following
+
+    def _input(self, batches: tf.data.Dataset):
+        return on_device(distribute(batches, self.strategy), self.strategy)
 
     def _learning_rate(self) -> float:
         return float(self.trainer.optimizer.learning_rate)
@@ -258,12 +275,14 @@ class _Running:
     Args:
         variables: What a checkpoint holds.
         guard: Watches the figures.
+        pending: Figures of the steps that it has not seen yet.
         step: Steps of the whole run so far.
         stop: Whether a signal asks to stop.
     """
 
     variables: dict[str, keras.Variable]
     guard: FiniteGuard
+    pending: StepFigures
     step: int
     stop: StopRequest | None = None
 
@@ -283,13 +302,14 @@ def variables_of(trainer: Trainer) -> dict[str, keras.Variable]:
 
 
 def _over_replicas(strategy: tf.distribute.Strategy, step, xla: bool = False):
-    """A step over a global batch; returns the figures of this process's first replica."""
+    """A step over a global batch; gives the figures so far of this process's first replica, [F] in
+    the order of their names: one tensor on the device, for one copy to the host.
+    """
 
     def of_batch(batch):
         figures = strategy.run(step, (batch,))
-        return {
-            name: strategy.experimental_local_results(value)[0] for name, value in figures.items()
-        }
+        mine = [strategy.experimental_local_results(figures[name])[0] for name in sorted(figures)]
+        return tf.stack([tf.cast(figure, tf.float32) for figure in mine])
 
     return tf.function(of_batch, jit_compile=xla or None, autograph=False)
 

@@ -1,7 +1,10 @@
-"""The figures of each epoch: a file of one JSON object per line, and TensorBoard."""
+"""The figures of a run: of each step, on the device until they are looked at; of each epoch, in a
+file of one JSON object per line, and for TensorBoard.
+"""
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,34 @@ import tensorflow as tf
 from deit_tf.files import write_text
 
 HELD_OUT = "val_"
+
+
+class StepFigures:
+    """Figures of steps that nobody has looked at yet, on the device.
+
+    Args:
+        names: Of the figures, in their order.
+    """
+
+    def __init__(self, names: list[str]):
+        self.names = names
+        self._steps: list[int] = []
+        self._figures: list[tf.Tensor] = []
+
+    def add(self, step: int, figures: tf.Tensor) -> None:
+        """Keep the figures [F] of a step, without waiting for them."""
+        self._steps.append(step)
+        self._figures.append(figures)
+
+    def fetch(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Each step since the last call and its figures, by one copy for all of them."""
+        if not self._steps:
+            return
+        steps, rows = self._steps, tf.stack(self._figures).numpy()  # [steps, F]
+        self._steps, self._figures = [], []
+
+        for step, row in zip(steps, rows.tolist(), strict=True):
+            yield step, dict(zip(self.names, row, strict=True))
 
 
 class EpochFigures:

@@ -17,6 +17,7 @@ import tensorflow as tf
 import deit_tf
 from deit_tf import train
 from deit_tf.cli import main
+from deit_tf.training import prefetch
 from deit_tf.training.optim import AdamW
 from deit_tf.training.trainer import Trainer
 
@@ -174,6 +175,16 @@ def evaluation():
     return {"figures": figures}
 
 
+def fetched_ahead():
+    """Where batches lie that are fetched ahead to a device, and whether they are the same."""
+    moved = prefetch.fetched_ahead(batches(), "CPU:1")
+    seen = [
+        (images.device, bool(tf.reduce_all(images == wanted)))
+        for (images, _), (wanted, _) in zip(moved, batches(), strict=True)
+    ]
+    return {"devices": sorted({device for device, _ in seen}), "same": [same for _, same in seen]}
+
+
 def command(config, out, *strategies):
     """`deit-tf train` under each strategy."""
     for strategy in strategies:
@@ -198,7 +209,17 @@ def worker(config, out, mine):
 
 if __name__ == "__main__":
     case = {
-        f.__name__: f for f in (equality, undivided, overflow, masks, evaluation, command, worker)
+        f.__name__: f
+        for f in (
+            equality,
+            undivided,
+            overflow,
+            masks,
+            evaluation,
+            fetched_ahead,
+            command,
+            worker,
+        )
     }[sys.argv[1]]
     if case is not worker:
         physical = tf.config.list_physical_devices("CPU")[0]

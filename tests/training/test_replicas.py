@@ -74,6 +74,12 @@ def test_an_overflow_on_one_replica_skips_the_step_on_both(replica):
     assert seen["then_moved"] > 1e-3 and seen["then_finite"]
 
 
+def test_batches_are_fetched_ahead_to_a_device():
+    seen = run("fetched_ahead")
+    assert [device[-5:] for device in seen["devices"]] == ["CPU:1"]
+    assert seen["same"] == [True] * 4
+
+
 def test_replicas_micro_batches_and_steps_draw_masks_of_their_own():
     parts = [tuple(np.round(part, 5)) for part in run("masks")["parts"]]
     # 16 images in each part, with one of four combinations of masks each
