@@ -117,7 +117,8 @@ def _run(
         with strategy.scope(), dtype_policy(config.precision):
             keras.utils.set_random_seed(config.seed)
             task = build(config, sources)
-            _compile(task, config, sources[0], strategy)
+            _say_batch(config, sources[0], strategy)
+            compile_trainer(task, config, sources[0].size)
             task.batches(0)  # an augmentation that makes no sense is refused before a file is there
             _begin(folder, given, facts, overwrite, strategy)
             _train(task, config, folder, facts, strategy)
@@ -168,10 +169,8 @@ def _kept_for_this_process(
     return folder.locked() if is_chief(strategy) else nullcontext()
 
 
-def _compile(
-    task: Task, config: TrainConfig, source: Source, strategy: tf.distribute.Strategy
-) -> None:
-    """Give the trainer its optimizer, and say what the run amounts to."""
+def _say_batch(config: TrainConfig, source: Source, strategy: tf.distribute.Strategy) -> None:
+    """Say what the run amounts to."""
     batch_size, replicas = config.data.batch_size, strategy.num_replicas_in_sync
     steps, peak = steps_per_epoch(source, batch_size), scaled_lr(config.optim, batch_size)
     log.info(
@@ -191,7 +190,17 @@ def _compile(
         rising = "`optim.min_lr` %.3g exceeds that peak: the learning rate will rise."
         log.warning(rising, config.optim.min_lr)
 
-    optimizer = build_optimizer(config.optim, batch_size, steps, config.epochs)
+
+def compile_trainer(task: Task, config: TrainConfig, images: int) -> None:
+    """Give the trainer its optimizer.
+
+    Args:
+        task: Whose trainer.
+        config: The run.
+        images: Images of an epoch.
+    """
+    batch_size = config.data.batch_size
+    optimizer = build_optimizer(config.optim, batch_size, images // batch_size, config.epochs)
     if config.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     task.trainer.compile(

@@ -25,7 +25,7 @@ from deit_tf.native_log import LEVEL, quiet_native_log, reports_error
 from deit_tf.training.interruption import StopRequest
 from deit_tf.weights.names import Layout
 
-OF_SETTINGS = ("train", "train-teacher", "label", "preview")
+OF_SETTINGS = ("train", "train-teacher", "label", "plan", "preview")
 
 
 def in_own_process(code, *arguments, **options):

@@ -18,6 +18,7 @@ RANKS = [
     {"distillation"},
     {"tasks", "evaluation"},
     {"train"},
+    {"planning"},
     {"cli"},
     {"__main__"},
 ]

@@ -60,6 +60,36 @@ def _label(arguments: Namespace) -> None:
     console().print(f"Labels: {made}")
 
 
+PLANNING = ("devices", "memory", "throughput", "price", "images", "classes", "seconds", "steps")
+
+
+def _plan(arguments: Namespace) -> None:
+    from deit_tf.planning.plan import plan
+
+    found = plan(_config(arguments), **{name: arguments[name] for name in PLANNING})
+    if arguments.json:
+        print(json.dumps(found))
+        return
+
+    table = _table("", "")
+    for name, figure in found.items():
+        if figure is not None:
+            table.add_row(*_shown(name, figure))
+    console().print(table)
+
+
+def _shown(name: str, figure: float) -> tuple[str, str]:
+    """A figure of a plan in words: bytes as MB, operations as GFLOPs or, of a run, PFLOPs."""
+    words = name.replace("_", " ")
+    if name.endswith("_bytes"):
+        return words.removesuffix(" bytes"), f"{figure / 1e6:,.0f} MB"
+    if name == "flops_per_image":
+        return words, f"{figure / 1e9:,.2f} GFLOPs"
+    if name == "flops_of_the_run":
+        return words, f"{figure / 1e15:,.3g} PFLOPs"
+    return words, f"{figure:,}" if isinstance(figure, int) else f"{figure:,.2f}"
+
+
 def _preview(arguments: Namespace) -> None:
     from deit_tf.evaluation.preview import preview
 
@@ -227,6 +257,11 @@ COMMANDS = {
     ),
     "label": Command(
         "run the teacher ahead, so that students need none", parsers.labeling_parser, _label
+    ),
+    "plan": Command(
+        "say what a run will take: images, memory, operations, hours",
+        parsers.planning_parser,
+        _plan,
     ),
     "preview": Command("draw what the student will be fed", parsers.preview_parser, _preview),
     "evaluate": Command(

@@ -100,6 +100,31 @@ def labeling_parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
+def planning_parser(command: str, description: str) -> ArgumentParser:
+    """Every setting, and the machine that is meant."""
+    parser = _settings_parser(command, description)
+    parser.add_argument("--devices", type=int | None, help="devices to train on")
+    parser.add_argument(
+        "--memory", type=_gigabytes, help="memory of a device, such as 16GB, to fit micro_batches"
+    )
+    parser.add_argument(
+        "--throughput",
+        type=float | None,
+        help="images per second on all devices; by default what real steps reach here",
+    )
+    parser.add_argument("--price", type=float | None, help="of all devices together, per hour")
+    parser.add_argument(
+        "--images", type=int | None, help="training images, where the data is not here"
+    )
+    parser.add_argument("--classes", type=int, default=1000, help="their classes")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="how long the input is measured; 0 for not"
+    )
+    parser.add_argument("--steps", type=int, default=2, help="real steps to measure; 0 for none")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
 def preview_parser(command: str, description: str) -> ArgumentParser:
     """Every setting, and what the sheet looks like."""
     parser = _settings_parser(command, description)
@@ -220,6 +245,13 @@ def _settings_parser(command: str, description: str, skip: Collection[str] = ())
     )
     parser.add_class_arguments(TrainConfig, as_group=False, skip={*skip})
     return parser
+
+
+def _gigabytes(given: str | float) -> float:
+    """Bytes of `16GB` or `16`; a number of bytes is parsed already."""
+    if not isinstance(given, str):
+        return given
+    return float(given.upper().removesuffix("GB")) * 1e9
 
 
 def _epochs(given: str | int | Sequence[int]) -> tuple[int, int]:
