@@ -248,10 +248,14 @@ class AugmentConfig:
         random_erasing: Probability that a rectangle is replaced by noise.
         mixup: Alpha of mixup's Beta distribution; 0 turns mixup off.
         cutmix: Alpha of CutMix's Beta distribution; 0 turns CutMix off.
-        mix_probability: Share of the batches that are mixed at all.
-        mix_switch: Share of the mixed batches that get CutMix where both are on.
+        mix_probability: Share of the groups that are mixed at all.
+        mix_switch: Share of the mixed groups that get CutMix where both are on.
+        mix_group: Images of a group, which share one draw of mixup and CutMix and pair among
+            themselves: the largest divisor of `data.batch_size` up to this. The paper's 64 were the
+            share of one GPU; as many as the batch make one draw for all of it.
         label_smoothing: Share of each true label spread over all classes.
-        repeats: Repeated augmentation: how often an image appears in a row, each time drawn anew.
+        repeats: Repeated augmentation: how often an image appears in a row, each time drawn anew;
+            copies in a row go to different groups, while there are any.
     """
 
     recipe: Literal["deit", "3-augment", "light", "none"] = "deit"
@@ -265,6 +269,7 @@ class AugmentConfig:
     cutmix: float | None = None
     mix_probability: float | None = None
     mix_switch: float | None = None
+    mix_group: int | None = None
     label_smoothing: float | None = None
     repeats: int | None = None
 
@@ -297,6 +302,7 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
         ("hflip", "random_erasing", "mix_probability", "mix_switch", "label_smoothing"), (0, 1)
     ),
     **dict.fromkeys(("mixup", "cutmix", "color_jitter"), (0, math.inf)),
+    "mix_group": (2, math.inf),
     "repeats": (1, math.inf),
 }
 _THIRDS = (3 / 4, 4 / 3)
@@ -311,6 +317,7 @@ _DEIT: dict[str, Any] = dict(
     cutmix=1.0,
     mix_probability=1.0,
     mix_switch=0.5,
+    mix_group=64,
     label_smoothing=0.1,
     repeats=3,
 )

@@ -99,8 +99,8 @@ def _run(
 
     folder = RunFolder(Path(config.out))
     goes_on = folder.is_stopped and not overwrite
-    if goes_on and not folder.tells_orientation:
-        config, given = _unturned(config), _unturned(given)
+    if goes_on:
+        config, given = _as_begun(config, folder), _as_begun(given, folder)
     rule = folder.split_rule if goes_on else "threshold"
     sources = open_sources(config.data, rule)
     facts = _facts(config, sources, strategy) | {"split": rule}
@@ -109,8 +109,7 @@ def _run(
         folder.check_free(facts, overwrite)
         if goes_on and not accept_changes:
             begun = recipe(read_config(folder.config))
-            then = begun if folder.tells_orientation else _unturned(begun)
-            folder.check_unchanged(config, then, facts)
+            folder.check_unchanged(config, _as_begun(begun, folder), facts)
         if goes_on:
             _warn_of_kernels(folder, facts)
 
@@ -126,8 +125,19 @@ def _run(
     return folder.path
 
 
-def _unturned(config: TrainConfig) -> TrainConfig:
-    return replace(config, data=replace(config.data, exif_orientation=False))
+def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """With what a stopped run did before there was a setting for it."""
+    if not folder.tells("exif_orientation"):  # photographs were not turned
+        config = replace(config, data=replace(config.data, exif_orientation=False))
+
+    if not folder.tells("mix_group"):  # the whole batch shared one draw
+        whole = max(2, config.data.batch_size)
+        augment = replace(config.augment, mix_group=whole)
+        teachers = replace(config.teacher.augment, mix_group=whole)
+        teacher = replace(config.teacher, augment=teachers)
+        config = replace(config, augment=augment, teacher=teacher)
+
+    return config
 
 
 def _facts(

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from deit_tf.data import open_sources
 from deit_tf.distillation.teacher_labels import open_cache
 from deit_tf.runs import RunFolder, load_run, read_config
@@ -24,7 +26,13 @@ def test_its_model_loads():
 
 def test_its_labels_fit():
     config = read_config(GOLDEN / "older_run" / "config.yaml")
-    assert open_cache(GOLDEN / "older_labels", config, open_sources(config.data)).epochs == 2
+    sources = open_sources(config.data)
+    assert open_cache(GOLDEN / "older_labels", config, sources).epochs == 2
+
+    # They are of one draw per batch, whatever is mixed.
+    mixed = replace(config, augment=replace(config.augment, mixup=0.8, mix_group=16))
+    with pytest.raises(ValueError, match=r"augment\.mix_group: then 32, now 16"):
+        open_cache(GOLDEN / "older_labels", mixed, sources)
 
 
 def test_it_goes_on(tmp_path, caplog):
@@ -38,5 +46,7 @@ def test_it_goes_on(tmp_path, caplog):
     summary = RunFolder(out).read_summary()
     assert summary["epochs"] == 2 and summary["training_images"] == 1437
     assert (out / "student.keras").is_file()
-    # It turned no photographs when it began, and now says so.
-    assert not read_config(out / "config.yaml").data.exif_orientation
+    # It turned no photographs when it began, and mixed by one draw per batch; now it says so.
+    begun = read_config(out / "config.yaml")
+    assert not begun.data.exif_orientation
+    assert begun.augment.mix_group == begun.teacher.augment.mix_group == begun.data.batch_size == 32

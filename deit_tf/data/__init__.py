@@ -11,11 +11,11 @@ from deit_tf.data.pipeline import (
     masked_eval_dataset,
     padded,
     sample,
-    steps_per_epoch,
     train_dataset,
 )
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.data.sources import Source, open_sources
+from deit_tf.data.stream import steps_per_epoch
 
 _LAYERS = {
     "ColorJitter": "deit_tf.data.recipe_layers",

@@ -6,7 +6,6 @@ the middle. Source: facebookresearch/deit datasets.py, samplers.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,10 @@ import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig, MaskConfig
 from deit_tf.data.masking import block_mask, check_mask
+from deit_tf.data.order import WHOLE, Part, Rows, group_size
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.data.sources import Source
-
-# What a seed is folded with first: order, images, mixing and masks draw from streams of their own.
-_ORDER, _IMAGE, _MIX, _MASK = range(4)
-
-
-def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Full batches in `source`; what is left over is dropped, as in the original.
-
-    Raises:
-        ValueError: If there is not one.
-    """
-    if not 0 < batch_size <= source.size:
-        raise ValueError(
-            f"`data.batch_size` lies between 1 and the {source.size} images of {source.name}; "
-            f"lower it or add images. Received: {batch_size}"
-        )
-    return source.size // batch_size
+from deit_tf.data.stream import MASK, MIX, Stream, item_seed, parallel_calls, root_key
 
 
 def train_dataset(
@@ -44,6 +28,7 @@ def train_dataset(
     epochs: int,
     seed: int = 0,
     first_step: int = 0,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Shuffle, augment, batch and mix.
 
@@ -56,6 +41,8 @@ def train_dataset(
         epochs: Epochs that the data set lasts.
         seed: Seed of everything that is drawn.
         first_step: Steps to leave out at the start, to resume exactly.
+        part: Which share of every batch to make, counted from 0, and of how many; a worker of
+            several reads and decodes no other images, but for those that are mixed with its own.
     Returns:
         Batches of float32 [B, H, W, 3], normalized, and float32 [B, C], rows summing to 1.
     Raises:
@@ -65,16 +52,47 @@ def train_dataset(
     """
     from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
 
-    stream = _Stream(source, data, augment.resolve(), processor, epochs, seed, first_step)
-    image, mix_key = stream.augmented(), tf.random.fold_in(_key(seed), _MIX)
+    augment = augment.resolve()
+    mixes = bool(augment.mixup or augment.cutmix)
+    rows = Rows.of_part(part, data.batch_size, group_size(data.batch_size, augment))
+    made = rows.in_whole_groups() if mixes else rows
+    stream = Stream(source, data, augment, processor, epochs, seed, first_step, made)
+    image, classes = stream.augmented(), len(source.class_names)
 
-    def mix_batch(step, batch):
-        images, labels = batch
-        targets = one_hot(labels, len(source.class_names), stream.augment.label_smoothing)
-        return mix(images, targets, tf.random.fold_in(mix_key, step), stream.augment)
+    def draw(item):
+        return image(item), one_hot(item["label"], classes, augment.label_smoothing)
 
-    batches = stream.batches(lambda item: (image(item), item["label"]))
-    return stream.counted(batches.enumerate(first_step).map(mix_batch, _calls(data)))
+    items = stream.items(draw)
+    if not mixes:
+        return stream.counted(items.batch(made.count, drop_remainder=True))
+
+    mix_key, groups = tf.random.fold_in(root_key(seed), MIX), len(made.groups)
+
+    def mix_group(number, batch):
+        key = tf.random.fold_in(mix_key, number // groups)  # of the step
+        if made.group < data.batch_size:
+            key = tf.random.fold_in(key, made.groups.start + number % groups)
+        return mix(*batch, key, augment)
+
+    mixed = items.batch(made.group, drop_remainder=True).enumerate(first_step * groups)
+    return stream.counted(_joined(mixed.map(mix_group, parallel_calls(data)), rows))
+
+
+def _joined(groups: tf.data.Dataset, rows: Rows) -> tf.data.Dataset:
+    """The rows of every batch, taken from the groups that hold them, [M, ...] each."""
+    made = rows.in_whole_groups()
+    if len(made.groups) > 1:
+
+        def flatten(*batch):
+            return tuple(tf.reshape(x, (made.count, *x.shape[2:])) for x in batch)
+
+        groups = groups.batch(len(made.groups), drop_remainder=True)  # [groups, M, ...]
+        groups = groups.map(flatten)  # [rows, ...]
+    if made == rows:
+        return groups
+
+    first, stop = rows.start - made.start, rows.stop - made.start
+    return groups.map(lambda *batch: tuple(x[first:stop] for x in batch))
 
 
 def masked_dataset(
@@ -88,6 +106,7 @@ def masked_dataset(
     epochs: int,
     seed: int = 0,
     first_step: int = 0,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Shuffle, augment and mask, for masked image modeling; labels, mixup and CutMix play no part.
 
@@ -101,87 +120,32 @@ def masked_dataset(
         epochs: Epochs that the data set lasts.
         seed: Seed of everything that is drawn.
         first_step: Steps to leave out at the start, to resume exactly.
+        part: Which share of every batch to make, as of `train_dataset`.
     Returns:
         Batches of `{"image": float32 [B, H, W, 3], "mask": float32 [B, H/P * W/P]}`.
     Raises:
         ValueError: If there are fewer images than a batch, or the mask does not fit the model.
     """
     check_mask(mask, processor.size, patch_size)
-    stream = _Stream(source, data, augment.resolve(), processor, epochs, seed, first_step)
+    rows = Rows.of_part(part, data.batch_size)
+    stream = Stream(source, data, augment.resolve(), processor, epochs, seed, first_step, rows)
     image = stream.augmented()
 
     def draw(item):
-        hidden = block_mask(_seed(seed, _MASK, item), mask, processor.size, patch_size)
+        hidden = block_mask(item_seed(seed, MASK, item), mask, processor.size, patch_size)
         return {"image": image(item), "mask": hidden}
 
-    return stream.counted(stream.batches(draw))
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """The images of a whole training in their order, from a step on.
-
-    The fields are the arguments of `train_dataset`; the augmentation is resolved.
-    """
-
-    source: Source
-    data: DataConfig
-    augment: AugmentConfig
-    processor: ImageProcessor
-    epochs: int
-    seed: int
-    first_step: int
-
-    def augmented(self) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
-        """What makes the augmented image [H, W, 3] of an item."""
-        from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv
-
-        check_auto_augment(self.augment.auto_augment)  # within a data set the error is TensorFlow's
-        processor = self.processor
-        expected = (processor.size, processor.mean, processor.std, processor.exif_orientation)
-
-        def image(item):
-            seed = _seed(self.seed, _IMAGE, item)
-            return augment_image(item["image"], seed, self.augment, *expected)
-
-        return image
-
-    def batches(self, draw: Callable[[dict[str, tf.Tensor]], Any]) -> tf.data.Dataset:
-        """Full batches of what `draw` makes of each item."""
-        items = self._items().map(draw, _calls(self.data))
-        return items.batch(self.data.batch_size, drop_remainder=True)
-
-    def counted(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        """Batches made ahead, whose number is known."""
-        steps = steps_per_epoch(self.source, self.data.batch_size)
-        count = steps * self.epochs - self.first_step
-        batches = batches.prefetch(tf.data.AUTOTUNE)
-        return batches.apply(tf.data.experimental.assert_cardinality(count))
-
-    def _items(self) -> tf.data.Dataset:
-        """Items of all epochs, full batches of them, with their `epoch` and `repeat`."""
-        batch_size, repeats = self.data.batch_size, self.augment.repeats
-        steps = steps_per_epoch(self.source, batch_size)
-        first_epoch, skipped = divmod(self.first_step, steps)
-        order = tf.random.fold_in(_key(self.seed), _ORDER)
-
-        def one_epoch(epoch):
-            items = self.source.read(tf.random.fold_in(order, epoch))
-            if repeats > 1:
-                items = items.flat_map(lambda item: _repeat(item, repeats))
-            else:
-                items = items.map(lambda item: item | {"repeat": tf.constant(0, tf.int64)})
-
-            already_seen = tf.constant(skipped * batch_size, tf.int64)
-            items = items.take(steps * batch_size)
-            items = items.skip(tf.where(epoch == first_epoch, already_seen, 0))
-            return items.map(lambda item: item | {"epoch": epoch})
-
-        return tf.data.Dataset.range(first_epoch, self.epochs).flat_map(one_epoch)
+    return stream.counted(stream.items(draw).batch(rows.count, drop_remainder=True))
 
 
 def masked_eval_dataset(
-    source: Source, data: DataConfig, mask: MaskConfig, processor: ImageProcessor, patch_size: int
+    source: Source,
+    data: DataConfig,
+    mask: MaskConfig,
+    processor: ImageProcessor,
+    patch_size: int,
+    *,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Every image once, in the order on disk, each under one mask of its own that never changes.
 
@@ -191,40 +155,75 @@ def masked_eval_dataset(
         mask: Which patches are hidden.
         processor: What the model expects.
         patch_size: Side of a patch in pixels.
+        part: Which share of every batch to make, as of `eval_dataset`.
     Returns:
         Batches as of `masked_dataset`; the last may be smaller.
     """
     check_mask(mask, processor.size, patch_size)
 
     def prepare(item):
-        seed = tf.random.fold_in(_key(0), item["index"])
+        seed = tf.random.fold_in(root_key(0), item["index"])
         return {
             "image": processor(item["image"]),
             "mask": block_mask(seed, mask, processor.size, patch_size),
         }
 
-    return (
-        source.read(None)
-        .map(prepare, _calls(data))
-        .batch(data.batch_size)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    return _once(source, data, prepare, part)
 
 
-def eval_dataset(source: Source, data: DataConfig, processor: ImageProcessor) -> tf.data.Dataset:
+def eval_dataset(
+    source: Source,
+    data: DataConfig,
+    processor: ImageProcessor,
+    *,
+    first_step: int = 0,
+    part: Part = WHOLE,
+) -> tf.data.Dataset:
     """Every image once, in the order on disk.
 
     Args:
         source: The images.
         data: Batch size and parallelism.
         processor: What the model expects.
+        first_step: Batches to leave out at the start.
+        part: Which share of every batch to make, counted from 0, and of how many. A worker of
+            several reads and decodes no other images; of the last batch it may have none
+            (`padded`).
     Returns:
         Batches of float32 [B, H, W, 3], normalized, and int64 [B]; the last may be smaller.
     """
-    items = source.read(None).map(
-        lambda item: (processor(item["image"]), item["label"]), _calls(data)
+    return _once(
+        source, data, lambda item: (processor(item["image"]), item["label"]), part, first_step
     )
-    return items.batch(data.batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _once(
+    source: Source,
+    data: DataConfig,
+    prepare: Callable[[dict[str, tf.Tensor]], Any],
+    part: Part,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """These rows of the batches of all images in the order on disk."""
+    batch_size, rows = data.batch_size, Rows.of_part(part, data.batch_size)
+
+    if source.at:
+        # Every batch but the last has all of its rows.
+        full, last = divmod(source.size, batch_size)
+        count = full * rows.count + min(max(last - rows.start, 0), rows.count)
+        items = tf.data.Dataset.range(first_step * rows.count, count).map(
+            lambda i: source.at(None, i // rows.count * batch_size + rows.start + i % rows.count),
+            tf.data.AUTOTUNE,
+        )
+    else:
+        items = source.read(None).skip(first_step * batch_size).enumerate()
+        items = items.filter(
+            lambda i, item: (i % batch_size >= rows.start) & (i % batch_size < rows.stop)
+        )
+        items = items.map(lambda i, item: item)
+
+    items = items.map(prepare, parallel_calls(data))
+    return items.batch(rows.count).prefetch(tf.data.AUTOTUNE)
 
 
 def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[dict, np.ndarray]]:
@@ -240,7 +239,7 @@ def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[
     Raises:
         ValueError: If no image decodes.
     """
-    items = source.read(None if source.mixed else _key(0))
+    items = source.read(None if source.mixed else root_key(0))
     prepared = items.map(lambda item: (item, processor(item["image"]))).ignore_errors()
     found = list(prepared.take(count).as_numpy_iterator())
     if not found:
@@ -250,13 +249,14 @@ def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[
     return found
 
 
-def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+def padded(batches: tf.data.Dataset, batch_size: int, steps: int | None = None) -> tf.data.Dataset:
     """Fill up the last batch, and weigh its images, so that evaluation on many replicas counts each
     image once.
 
     Args:
         batches: From `eval_dataset` or `masked_eval_dataset`.
-        batch_size: Images of a full batch.
+        batch_size: Images of a full batch; of a share of it, where they are of one worker.
+        steps: Batches that there must be; a worker without images in the last gets one of filling.
     Returns:
         Images, labels (the weight once more where there are none) and the weight float32 [B]: 1, or
         0 for filling.
@@ -268,30 +268,15 @@ def padded(batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         full = tf.nest.map_structure(lambda x: _fill(x, batch_size), batch)
         return full[0], full[1] if len(full) > 1 else weight, weight
 
-    return batches.map(fill)
+    filled = batches.map(fill)
+    if steps is None:
+        return filled
+
+    nothing = tf.nest.map_structure(lambda x: tf.zeros(x.shape, x.dtype), filled.element_spec)
+    return filled.concatenate(tf.data.Dataset.from_tensors(nothing).repeat()).take(steps)
 
 
 def _fill(x: tf.Tensor, rows: int) -> tf.Tensor:
     """[b, ...] to [rows, ...], with zeros."""
     missing = [[0, rows - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1)
     return tf.ensure_shape(tf.pad(x, missing), (rows, *x.shape[1:]))
-
-
-def _key(seed: int) -> tf.Tensor:
-    return tf.constant([0, seed], tf.int64)
-
-
-def _seed(seed: int, stream: int, item: dict[str, tf.Tensor]) -> tf.Tensor:
-    """The seed of one item in one stream of draws."""
-    folded = tf.random.fold_in(_key(seed), stream)
-    for part in ("epoch", "index", "repeat"):
-        folded = tf.random.fold_in(folded, item[part])
-    return folded
-
-
-def _repeat(item, repeats: int) -> tf.data.Dataset:
-    return tf.data.Dataset.range(repeats).map(lambda repeat: item | {"repeat": repeat})
-
-
-def _calls(data: DataConfig) -> int:
-    return tf.data.AUTOTUNE if data.num_parallel_calls < 0 else data.num_parallel_calls

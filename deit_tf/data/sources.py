@@ -19,6 +19,8 @@ from deit_tf.files import check_class_names
 SHUFFLE_BUFFER = 50_000  # records of TensorFlow Datasets
 LONGEST = 300  # characters of another library's error
 
+Item = dict[str, tf.Tensor]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,6 +36,8 @@ class Source:
         mixed: Whether the order on disk mixes the classes; in folders one comes after the other.
         files: The file of each image, as bytes, as a name need not be UTF-8; none where they are
             no files of their own.
+        at: From the same seed and a place in its order, int64 [], to the item that stands there,
+            without reading those before; None where records can only be read one after the other.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Source:
     read: Callable[[tf.Tensor | None], tf.data.Dataset]
     mixed: bool = False
     files: Sequence[bytes] = ()
+    at: Callable[[tf.Tensor | None, tf.Tensor], Item] | None = None
 
 
 def open_sources(
@@ -252,12 +257,13 @@ def _in_memory(
     items, labels = tf.constant(items), tf.constant(labels, tf.int64)
     size = len(items)
 
-    def read(seed):
-        order = tf.data.Dataset.range(size)
+    def at(seed, place):
+        i = place
         if seed is not None:
-            order = order.map(lambda i: tf.random.experimental.index_shuffle(i, seed, size - 1))
-        return order.map(
-            lambda i: {"index": i, "image": load(items[i]), "label": labels[i]}, tf.data.AUTOTUNE
-        )
+            i = tf.random.experimental.index_shuffle(place, seed, size - 1)
+        return {"index": i, "image": load(items[i]), "label": labels[i]}
 
-    return Source(name, class_names, size, read)
+    def read(seed):
+        return tf.data.Dataset.range(size).map(lambda place: at(seed, place), tf.data.AUTOTUNE)
+
+    return Source(name, class_names, size, read, at=at)

@@ -22,6 +22,7 @@ import tensorflow as tf
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
 from deit_tf.data.folders import all_images
+from deit_tf.data.order import group_size
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
@@ -40,6 +41,8 @@ TRUE_LABELS_ONLY = (
     "recipe",
     "label_smoothing",
 )  # of the augmentation; a resolved recipe is but its values
+# What labels were made with before their facts said so.
+UNSAID = {"augment.mix_group": "data.batch_size"}  # one draw for the whole batch
 INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compared between makers
 
 
@@ -58,7 +61,7 @@ def stream_facts(
     """
     (training, held_out), data = sources, config.data
     is_folder = _folder(data.source) is not None
-    augment = asdict(config.augment.resolve())
+    augment = config.augment.resolve()
     facts = {
         "data.source": "folder" if is_folder else [training.name, held_out.name],
         "data.content": _content(data.source, sources),
@@ -69,7 +72,8 @@ def stream_facts(
         "data.mean": processor.mean,
         "data.std": processor.std,
         "data.crop_ratio": processor.crop_ratio,
-        **{f"augment.{k}": v for k, v in augment.items() if k not in TRUE_LABELS_ONLY},
+        **{f"augment.{k}": v for k, v in asdict(augment).items() if k not in TRUE_LABELS_ONLY},
+        "augment.mix_group": group_size(data.batch_size, augment),
         "image_size": processor.size,
         "seed": config.seed,
     }
@@ -170,6 +174,7 @@ def differences(
         now: Those that they are wanted for; a fact that is missing here is not compared.
         left_out: Facts that are not compared.
     """
+    then = {key: then.get(before) for key, before in UNSAID.items()} | dict(then)
     keys = [key for key in now if key not in left_out and not _same(key, then.get(key), now[key])]
     settings = [key for key in keys if not key.startswith("stream.")]
     # The first batch follows from the settings: it tells something only where they agree.

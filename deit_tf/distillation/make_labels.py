@@ -8,7 +8,6 @@ same stream.
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +198,8 @@ def _batches(
     """The images of steps first to stop - 1, as the student will see them."""
     data = config.data
     if held_out:
-        start, count = first * data.batch_size, (stop - first) * data.batch_size
-        part = replace(sources[1], read=lambda seed: sources[1].read(seed).skip(start).take(count))
-        return eval_dataset(part, data, processor).map(lambda images, labels: images)
+        batches = eval_dataset(sources[1], data, processor, first_step=first).take(stop - first)
+        return batches.map(lambda images, labels: images)
 
     epochs = -(-stop // layout.steps)
     batches = train_dataset(

@@ -296,6 +296,8 @@ def _spread(source: Source, count: int) -> Source:
     have their say.
     """
     stride, size = max(1, source.size // count), min(source.size, count)
-    return replace(
-        source, size=size, read=lambda seed: source.read(seed).shard(stride, 0).take(size)
-    )
+
+    def read(seed):
+        return source.read(seed).shard(stride, 0).take(size)
+
+    return replace(source, size=size, read=read, at=None)

@@ -182,10 +182,9 @@ class RunFolder:
             )
         return rule
 
-    @property
-    def tells_orientation(self) -> bool:
-        """Whether its config says if photographs are turned upright; runs of before turned none."""
-        return b"exif_orientation:" in self.config.read_bytes()
+    def tells(self, setting: str) -> bool:
+        """Whether its config has a setting of this name; one of before does not have the latest."""
+        return f"{setting}:".encode() in self.config.read_bytes()
 
     # A run begins, and goes on
 

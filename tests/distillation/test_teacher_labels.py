@@ -337,7 +337,7 @@ def test_other_sources_are_told_by_their_first_images():
 
     then = stream_facts(made, (training, held_out), ImageProcessor(8))
     assert then["data.source"] == ["digits/train", "digits/eval"]
-    changed = (replace(training, read=other), held_out)
+    changed = (replace(training, read=other, at=None), held_out)
     named = differences(then, stream_facts(made, changed, ImageProcessor(8)))
     assert [line.split(":")[0] for line in named] == ["data.content"]
 
