@@ -16,6 +16,7 @@ from deit_tf.data import (
     masked_eval_dataset,
     train_dataset,
 )
+from deit_tf.data.order import Part
 from deit_tf.distillation.distiller import Distiller
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
@@ -40,16 +41,16 @@ class Task:
         trainer: Not compiled yet.
         trained: What the model files are called: `student`, `teacher` or `masked`.
         kind: What it learns from, for the summary.
-        batches: Gives the global batches from a step on.
-        evaluation: Batches to evaluate on; the last may be smaller.
+        batches: Gives a part of the batches, as of `train_dataset`, from a step on.
+        evaluation: Gives a part of those to evaluate on; the last may be smaller.
         learns: As of `Trainer.compile`.
     """
 
     trainer: Trainer
     trained: str
     kind: str
-    batches: Callable[[int], tf.data.Dataset]
-    evaluation: tf.data.Dataset
+    batches: Callable[[int, Part], tf.data.Dataset]
+    evaluation: Callable[[Part], tf.data.Dataset]
     learns: str | None = None
 
 
@@ -111,7 +112,7 @@ def masked_task(config: TrainConfig, sources: Sources) -> Task:
     patch = network.get_layer("patch_embed").patch_size
     processor = ImageProcessor.from_config(config.data, network.output_shape[1:3])
 
-    def batches(first_step: int) -> tf.data.Dataset:
+    def batches(first_step: int, part: Part) -> tf.data.Dataset:
         return masked_dataset(
             training,
             config.data,
@@ -122,9 +123,12 @@ def masked_task(config: TrainConfig, sources: Sources) -> Task:
             epochs=config.epochs,
             seed=config.seed,
             first_step=first_step,
+            part=part,
         )
 
-    evaluation = masked_eval_dataset(held_out, config.data, config.mask, processor, patch)
+    def evaluation(part: Part) -> tf.data.Dataset:
+        return masked_eval_dataset(held_out, config.data, config.mask, processor, patch, part=part)
+
     return Task(MaskedTrainer(network), "masked", "masked", batches, evaluation)
 
 
@@ -157,12 +161,14 @@ def _labeled(
     sources: Sources,
     processor: ImageProcessor,
     cache: Cache | None = None,
-) -> tuple[Callable[[int], tf.data.Dataset], tf.data.Dataset]:
-    """Labeled batches to train on from a step on, and to evaluate on; with teacher labels."""
+) -> tuple[Callable[[int, Part], tf.data.Dataset], Callable[[Part], tf.data.Dataset]]:
+    """Parts of the labeled batches to train on from a step on, and to evaluate on; with teacher
+    labels.
+    """
     training, held_out = sources
     classes = len(training.class_names)
 
-    def batches(first_step: int) -> tf.data.Dataset:
+    def batches(first_step: int, part: Part) -> tf.data.Dataset:
         stream = train_dataset(
             training,
             config.data,
@@ -171,13 +177,17 @@ def _labeled(
             epochs=config.epochs,
             seed=config.seed,
             first_step=first_step,
+            part=part,
         )
-        return cache.attach(stream, first_step) if cache else stream
+        return cache.attach(stream, first_step, part) if cache else stream
 
-    evaluation = eval_dataset(held_out, config.data, processor)
-    if cache:
-        return batches, cache.attach_held_out(evaluation)
-    return batches, evaluation.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
+    def evaluation(part: Part) -> tf.data.Dataset:
+        stream = eval_dataset(held_out, config.data, processor, part=part)
+        if cache:
+            return cache.attach_held_out(stream, part)
+        return stream.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
+
+    return batches, evaluation
 
 
 def _class_names(config: TrainConfig, source: Source) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from deit_tf import onednn
 from deit_tf.config import DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
+from deit_tf.data.order import WHOLE
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.teacher_labels import labels_teacher
@@ -25,7 +26,13 @@ from deit_tf.training.loop import Loop
 from deit_tf.training.metrics import EpochFigures
 from deit_tf.training.optim import build_optimizer, scaled_lr
 from deit_tf.training.precision import dtype_policy
-from deit_tf.training.replicas import check_batch, is_chief, open_strategy, synchronize
+from deit_tf.training.replicas import (
+    check_batch,
+    is_chief,
+    open_strategy,
+    synchronize,
+    worker_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +125,7 @@ def _run(
             task = build(config, sources)
             _say_batch(config, sources[0], strategy)
             compile_trainer(task, config, sources[0].size)
-            task.batches(0)  # an augmentation that makes no sense is refused before a file is there
+            task.batches(0, WHOLE)  # augmentation without sense is refused before a file is there
             _begin(folder, given, facts, overwrite, strategy)
             _train(task, config, folder, facts, strategy)
 
@@ -251,11 +258,15 @@ def _train(
             with replacing(folder.model(task.trained, version)) as temporary:
                 network.save(temporary)
 
+    part = worker_of(strategy)
+    share = config.data.batch_size // part[1]
+    evaluations = -(-facts["evaluation_images"] // config.data.batch_size)
+
     started = time.perf_counter()
     held_out = Loop(
         trainer,
-        task.batches,
-        padded(task.evaluation, config.data.batch_size),
+        lambda first_step: task.batches(first_step, part),
+        padded(task.evaluation(part), share, evaluations),
         epochs=config.epochs,
         steps=facts["steps_per_epoch"],
         batch_size=config.data.batch_size,

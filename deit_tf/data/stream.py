@@ -81,19 +81,20 @@ class Stream:
     def _steps(self) -> int:
         return steps_per_epoch(self.source, self.data.batch_size)
 
-    def _order(self, epoch: tf.Tensor) -> tf.Tensor:
-        """The seed of the permutation of an epoch."""
-        return tf.random.fold_in(tf.random.fold_in(root_key(self.seed), ORDER), epoch)
+    @property
+    def _order(self) -> tf.Tensor:
+        """The seed that an epoch is folded into for its permutation."""
+        return tf.random.fold_in(root_key(self.seed), ORDER)
 
     def _placed(self) -> tf.data.Dataset:
         """The items, each read by its place; nothing before `first_step` is touched."""
         batch_size, repeats, count = self.data.batch_size, self.augment.repeats, self.rows.count
-        places, steps = tf.constant(self.rows.places()), self._steps
+        places, steps, order = tf.constant(self.rows.places()), self._steps, self._order
 
         def item(number):
             epoch, step = number // count // steps, number // count % steps
             place = step * batch_size + places[number % count]
-            found = self.source.at(self._order(epoch), place // repeats)
+            found = self.source.at(tf.random.fold_in(order, epoch), place // repeats)
             return found | {"epoch": epoch, "repeat": place % repeats}
 
         numbers = tf.data.Dataset.range(self.first_step * count, self.epochs * steps * count)
@@ -105,12 +106,13 @@ class Stream:
         """
         batch_size, repeats = self.data.batch_size, self.augment.repeats
         first_epoch, skipped = divmod(self.first_step, self._steps)
+        order = self._order
 
         def one_epoch(epoch):
             seen = tf.constant(skipped * batch_size, tf.int64)
             seen = tf.where(epoch == first_epoch, seen, 0)
 
-            items = self.source.read(self._order(epoch)).skip(seen // repeats)
+            items = self.source.read(tf.random.fold_in(order, epoch)).skip(seen // repeats)
             items = items.flat_map(lambda item: _repeat(item, repeats))
             items = items.skip(seen % repeats).take(self._steps * batch_size - seen)
             return items.map(lambda item: item | {"epoch": epoch})

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source
+from deit_tf.data.order import WHOLE, Part, Rows
 from deit_tf.distillation.fingerprint import (
     differences,
     first_batch,
@@ -49,12 +50,15 @@ class Cache:
     hard: bool
     epochs: int
 
-    def attach(self, batches: tf.data.Dataset, first_step: int = 0) -> tf.data.Dataset:
+    def attach(
+        self, batches: tf.data.Dataset, first_step: int = 0, part: Part = WHOLE
+    ) -> tf.data.Dataset:
         """Add the teacher's logits to the batches of `train_dataset`.
 
         Args:
             batches: `(images, labels)` or `(images, labels, weight)`.
             first_step: The step of the whole training that the first of them belongs to.
+            part: Which share of every batch they are, as of `train_dataset`.
         Returns:
             The same batches with `{"labels": float32 [B, C], "teacher_logits": float32 [B, C]}` for
             labels. Hard labels become one-hot rows. Soft ones become logarithms of probabilities:
@@ -75,18 +79,19 @@ class Cache:
             )
 
         joined = (
-            tf.data.Dataset.zip(batches, self._steps(first_step))
+            tf.data.Dataset.zip(batches, self._steps(first_step, part))
             .map(self._join)
             .prefetch(tf.data.AUTOTUNE)
         )
         return joined if count < 0 else joined.apply(tf.data.experimental.assert_cardinality(count))
 
-    def attach_held_out(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+    def attach_held_out(self, batches: tf.data.Dataset, part: Part = WHOLE) -> tf.data.Dataset:
         """Add the teacher's logits to the batches of `eval_dataset`.
 
         Args:
             batches: All held-out images in their order, in batches of any size, `(images, labels)`
                 with a weight or without; the last may be padded. The labels may be whole numbers.
+            part: Which share of every batch of `data.batch_size` they are, as of `eval_dataset`.
         Returns:
             The same batches with the dict of `attach` for labels.
         """
@@ -95,18 +100,22 @@ class Cache:
             for unit in self.layout.held_out_units()
         ]
         answers = [tf.concat(parts, axis=0) for parts in zip(*files, strict=True)]  # [n, ...] each
+        mine = Rows.of_part(part, self.layout.batch_size)
+        others = mine.batch_size - mine.count  # between two batches of this share
 
         def add(start, batch):
             size = tf.shape(batch[0])[0]
             rows = tf.minimum(
                 start + tf.range(size), self.layout.held_out - 1
             )  # a padded row has any answer
-            return start + size, self._join(batch, [tf.gather(answer, rows) for answer in answers])
+            found = [tf.gather(answer, rows) for answer in answers]
+            return start + size + others, self._join(batch, found)
 
-        return batches.scan(tf.constant(0), add).prefetch(tf.data.AUTOTUNE)
+        return batches.scan(tf.constant(mine.start), add).prefetch(tf.data.AUTOTUNE)
 
-    def _steps(self, first_step: int) -> tf.data.Dataset:
-        """The answers of each step, [B, ...] each."""
+    def _steps(self, first_step: int, part: Part) -> tf.data.Dataset:
+        """The answers for this share of each step, [B / n, ...] each."""
+        rows = Rows.of_part(part, self.layout.batch_size)
         units = self.layout.units_from(first_step, self.epochs)
         skipped = first_step - self.layout.span(units[0])[0] if units else 0
         files = tf.data.Dataset.from_tensor_slices(
@@ -115,10 +124,9 @@ class Cache:
 
         def steps_of(file):
             answers = self._read(file)
-            batches = [
-                tf.reshape(part, (-1, self.layout.batch_size, *part.shape[1:])) for part in answers
-            ]
-            return tf.data.Dataset.from_tensor_slices(tuple(batches))
+            batches = [tf.reshape(each, (-1, rows.batch_size, *each.shape[1:])) for each in answers]
+            mine = [each[:, rows.start : rows.stop] for each in batches]
+            return tf.data.Dataset.from_tensor_slices(tuple(mine))
 
         return files.flat_map(steps_of).skip(skipped).prefetch(tf.data.AUTOTUNE)
 

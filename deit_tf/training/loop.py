@@ -41,8 +41,8 @@ class Loop:
 
     Args:
         trainer: Compiled, its optimizer built.
-        batches: Gives the global batches of the whole run from a step on.
-        evaluation: Global batches with weights, all full.
+        batches: Gives this worker's share of the batches of the whole run from a step on.
+        evaluation: Its share of those to evaluate on, with weights, all full.
         epochs: Epochs of the run.
         steps: Steps of an epoch.
         batch_size: Images of a global batch.

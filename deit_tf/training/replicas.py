@@ -1,7 +1,8 @@
 """Where a run trains: one device, all GPUs of a machine, or several machines; TensorFlow's own
 tf.distribute.
 
-A global batch is the same whatever the number of replicas: each takes its slice of it.
+A global batch is the same whatever the number of replicas: each takes its slice of it, and a worker
+makes the slices of its own replicas alone.
 """
 
 import json
@@ -45,6 +46,21 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return (resolver.task_type, resolver.task_id) == (first, 0)
 
 
+def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Which worker of a cluster this process is, counted from 0, and of how many; (0, 1) alone.
+
+    It is `part` of `train_dataset` and `eval_dataset`: the share of every batch that it makes.
+    """
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return 0, 1
+
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs = len(jobs.get("chief", ()))  # before the others, as tf.distribute numbers them
+    before = chiefs if resolver.task_type == "worker" else 0
+    return before + resolver.task_id, chiefs + len(jobs.get("worker", ()))
+
+
 def _names_a_cluster(text: str) -> bool:
     try:
         return "cluster" in json.loads(text)
@@ -82,25 +98,20 @@ def check_batch(batch_size: int, replicas: int, micro_batches: int) -> None:
 
 
 def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
-    """Give each replica its slice of every global batch, in order.
+    """Give each replica of this worker its slice of every batch, in order.
 
     Args:
-        batches: Global batches, all full. With several workers each of them computes the whole
-            batch, as mixup pairs its images across the whole of it.
+        batches: This worker's share of the global batches (`worker_of`), all full.
         strategy: Where they go.
     """
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
+    if strategy.num_replicas_in_sync == 1:
         return batches
 
     def of_worker(context):
-        local = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * local
+        local = strategy.num_replicas_in_sync // context.num_input_pipelines
 
         def slices(*batch):
-            mine = tf.nest.map_structure(
-                lambda x: _split(x, replicas)[first : first + local], batch
-            )
+            mine = tf.nest.map_structure(lambda x: _split(x, local), batch)
             mine = mine if len(batch) > 1 else mine[0]
             return tf.data.Dataset.from_tensor_slices(mine)  # [B / replicas, ...] each
 
@@ -110,7 +121,7 @@ def distribute(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
 
 
 def _split(x: tf.Tensor, replicas: int) -> tf.Tensor:
-    """[B, ...] to [replicas, B / replicas, ...]."""
+    """[rows, ...] to [replicas, rows / replicas, ...]."""
     size = None if x.shape[0] is None else x.shape[0] // replicas
     return tf.ensure_shape(
         tf.reshape(x, (replicas, -1, *x.shape[1:])), (replicas, size, *x.shape[1:])

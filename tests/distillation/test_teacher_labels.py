@@ -415,6 +415,27 @@ def test_held_out_labels_follow_any_batching(config, sources, opened):
     np.testing.assert_array_equal(found.argmax(-1), decisions)
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_each_worker_has_the_labels_of_its_share(config, sources, opened, workers):
+    processor, first = ImageProcessor.from_config(config.data, SIZE), 2 * STEPS + 5
+    whole = [y["teacher_logits"] for _, y in opened.attach(batches(config, sources))][first:]
+    after = [y["teacher_logits"] for _, y in opened.attach_held_out(held_out(config, sources))]
+
+    for worker in range(workers):
+        part, share = (worker, workers), BATCH // workers
+        rows = slice(worker * share, (worker + 1) * share)
+        mine = batches(config, sources, first_step=first, part=part)
+        found = [y["teacher_logits"] for _, y in opened.attach(mine, first, part)]
+        for one, other in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(one, other[rows])
+
+        mine = eval_dataset(sources[1], config.data, processor, part=part)
+        found = [y["teacher_logits"] for _, y in opened.attach_held_out(mine, part)]
+        assert len(found) in (len(after) - 1, len(after))
+        for one, other in zip(found, after, strict=False):
+            np.testing.assert_array_equal(one, other[rows])
+
+
 def test_soft_labels_reproduce_the_kept_probabilities(soft_config, sources, soft_cache):
     plain = batches(soft_config, sources)
     opened = open_cache(soft_cache, soft_config, sources)

@@ -17,6 +17,7 @@ import tensorflow as tf
 import deit_tf
 from deit_tf import train
 from deit_tf.cli import main
+from deit_tf.data import augment
 from deit_tf.training import prefetch
 from deit_tf.training.optim import AdamW
 from deit_tf.training.trainer import Trainer
@@ -193,18 +194,22 @@ def command(config, out, *strategies):
 
 
 def worker(config, out, mine):
-    """One worker of a cluster, which saves its student as `mine` too; TF_CONFIG says which it
-    is."""
-    run = train.Loop.run
+    """One worker of a cluster, which saves its student as `mine` too, and counts the images that it
+    decodes; TF_CONFIG says which it is."""
+    run, decode, decoded = train.Loop.run, augment.decode_and_crop, []
+
+    def counting(*arguments):
+        tf.numpy_function(lambda: decoded.append(1), [], [])
+        return decode(*arguments)
 
     def saving(loop):
         figures = run(loop)
         loop.trainer.network.save(mine)
         return figures
 
-    train.Loop.run = saving
+    train.Loop.run, augment.decode_and_crop = saving, counting
     main(["train", "--config", config, "--strategy", "multi_worker", "--out", out])
-    return {}
+    return {"decoded": len(decoded)}
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
+from tensorflow.python.distribute.multi_worker_util import id_in_cluster
 
 from deit_tf.runs import load_network
-from deit_tf.training.replicas import check_batch, is_chief, open_strategy
+from deit_tf.training.replicas import check_batch, is_chief, open_strategy, worker_of
 
 CASES = Path(__file__).parent / "replica_cases.py"
 slow = pytest.mark.slow
@@ -29,7 +30,7 @@ model:
   {name: deit_test, image_size: 16, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3,
    drop_path_rate: 0.0}
 data: {source: digits, batch_size: 64, crop_ratio: 1.0}
-augment: {recipe: light, hflip: 0.0, mixup: 0.8}
+augment: {recipe: light, hflip: 0.0, mixup: 0.8, mix_group: 16}
 optim: {lr: 1.6e-2, warmup_epochs: 1, ema_decay: 0.99, clip_norm: 0.5}
 distill: {kind: none}
 micro_batches: 2
@@ -134,11 +135,11 @@ def free_ports(count):
     return ports
 
 
-def start_workers(folder, out):
-    """Start two workers with the same command."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+def start_workers(folder, out, count=2):
+    """Start workers with the same command."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     workers = []
-    for index in range(2):
+    for index in range(count):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         command = [
             sys.executable,
@@ -159,19 +160,26 @@ def start_workers(folder, out):
 
 
 def wait(folder, workers):
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0], (
+    assert [worker.wait(timeout=300) for worker in workers] == [0] * len(workers), (
         folder / "worker0.log"
     ).read_text()[-3000:]
 
 
-def test_two_workers_equal_one_device(tmp_path):
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    wait(tmp_path, start_workers(tmp_path, tmp_path / "cluster"))
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=slow)])
+def test_workers_equal_one_device_and_decode_their_share(tmp_path, count):
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("micro_batches: 2", "micro_batches: 1"))
+    wait(tmp_path, start_workers(tmp_path, tmp_path / "cluster", count))
     run("command", tmp_path / "config.yaml", tmp_path, "none")
     assert_same_run(tmp_path / "none", tmp_path / "cluster")
-    networks = [load_network(tmp_path / f"worker{index}.keras") for index in range(2)]
-    for a, b in zip(*(network.get_weights() for network in networks), strict=True):
-        np.testing.assert_array_equal(a, b)
+
+    networks = [load_network(tmp_path / f"worker{index}.keras") for index in range(count)]
+    for other in networks[1:]:
+        for a, b in zip(networks[0].get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    for index in range(count):
+        log = (tmp_path / f"worker{index}.log").read_text()
+        assert json.loads(log.strip().splitlines()[-1])["decoded"] == 2 * 22 * 64 // count
 
 
 @slow
@@ -216,6 +224,24 @@ def test_one_process_of_a_cluster_writes(jobs, task, writes):
         cluster, task_type=task[0], task_id=task[1]
     )
     assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is writes
+
+
+@pytest.mark.parametrize(
+    "jobs, task, part",
+    [
+        (["worker"], ("worker", 1), (1, 2)),
+        (["chief", "worker"], ("chief", 0), (0, 3)),
+        (["chief", "worker"], ("worker", 1), (2, 3)),
+    ],
+)
+def test_workers_are_counted_as_tensorflow_counts_them(jobs, task, part):
+    addresses = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2", "127.0.0.1:3"]}
+    cluster = tf.train.ClusterSpec({job: addresses[job] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type=task[0], task_id=task[1]
+    )
+    assert worker_of(SimpleNamespace(cluster_resolver=resolver)) == part
+    assert id_in_cluster(cluster, *task) == part[0]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "cluster", "7"])
