@@ -206,6 +206,8 @@ class DataConfig:
         train_split: TFDS only: the split to train on, or several joined by `+`.
         eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
         data_dir: TFDS only: where the prepared data set lies.
+        shuffle_mb: TFDS only, of builders written as TFRecord: memory in MB of the images that are
+            shuffled at a time, 50,000 at most; null sets no bound in bytes, as in runs of before.
         holdout: Share of each class kept for evaluation where a folder has no `val/`.
         verify: Decode every file of a folder once and leave out, with a report, what is no image.
         batch_size: Images per step, over all devices.
@@ -220,6 +222,7 @@ class DataConfig:
     train_split: str = "train"
     eval_split: str | None = None
     data_dir: str | None = None
+    shuffle_mb: int | None = 2048
     holdout: float = 0.1
     verify: bool = True
     batch_size: int = 64
@@ -575,6 +578,8 @@ def check_data(config: DataConfig) -> None:
         raise ValueError(
             f"`data.num_parallel_calls` is from 1, or -1 to let tf.data choose. Received: {calls}"
         )
+    if config.shuffle_mb is not None and config.shuffle_mb < 1:
+        raise ValueError(f"`data.shuffle_mb` is from 1, or null. Received: {config.shuffle_mb}")
     if not 0 < config.holdout < 1:
         raise ValueError(f"`data.holdout` is a share between 0 and 1. Received: {config.holdout}")
 

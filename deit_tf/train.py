@@ -137,6 +137,9 @@ def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
     if not folder.tells("exif_orientation"):  # photographs were not turned
         config = replace(config, data=replace(config.data, exif_orientation=False))
 
+    if not folder.tells("shuffle_mb"):  # a buffer was bounded in images alone
+        config = replace(config, data=replace(config.data, shuffle_mb=None))
+
     if not folder.tells("mix_group"):  # the whole batch shared one draw
         whole = max(2, config.data.batch_size)
         augment = replace(config.augment, mix_group=whole)

@@ -4,7 +4,7 @@ A source knows paths, labels and class names, and nothing of pixels, batches or 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from deit_tf.config import DataConfig, check_data
 from deit_tf.data import folders
 from deit_tf.files import check_class_names
 
-SHUFFLE_BUFFER = 50_000  # records of TensorFlow Datasets
+SHUFFLE_BUFFER = 50_000  # TFRecords of TensorFlow Datasets that are shuffled at a time, at most
 LONGEST = 300  # characters of another library's error
 
 Item = dict[str, tf.Tensor]
@@ -38,6 +38,7 @@ class Source:
             no files of their own.
         at: From the same seed and a place in its order, int64 [], to the item that stands there,
             without reading those before; None where records can only be read one after the other.
+        buffer: Images that are shuffled at a time, where that is not all of them.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source:
     mixed: bool = False
     files: Sequence[bytes] = ()
     at: Callable[[tf.Tensor | None, tf.Tensor], Item] | None = None
+    buffer: int | None = None
 
 
 def open_sources(
@@ -196,26 +198,59 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
 
     names = tuple(builder.info.features["label"].names)
     check_class_names(names, len(names))
+    return tuple(
+        _split_of_builder(builder, split, f"{config.source}/{split}", names, config.shuffle_mb)
+        for split in (config.train_split, evaluation)
+    )
+
+
+def _split_of_builder(
+    builder, split: str, name: str, class_names: tuple[str, ...], shuffle_mb: int | None
+) -> Source:
+    """A split of a builder: any image by its place in ArrayRecord files, else in turn."""
+    import tensorflow_datasets as tfds
+
     decoders = {"image": tfds.decode.SkipDecoding()}
+    size = builder.info.splits[split].num_examples
 
-    def source(split: str) -> Source:
-        size = splits[split].num_examples
-        buffer = min(size, SHUFFLE_BUFFER)
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        records = builder.as_data_source(split=split, deserialize_method=raw)
 
-        def read(seed):
-            # Records lie in shards, so a permutation is a seeded shuffle over a buffer, numbered
-            # before it.
-            data = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
-            data = data.enumerate().map(
-                lambda i, e: {"index": i, "image": e["image"], "label": e["label"]}
-            )
-            if seed is None:
-                return data
-            return data.shuffle(buffer, seed=seed[0] ^ seed[1], reshuffle_each_iteration=False)
+        def load(i):
+            record = tf.numpy_function(lambda i: records[int(i)], [i], tf.string)
+            record = tf.ensure_shape(record, [])
+            return builder.info.features.deserialize_example(record, decoders=decoders)
 
-        return Source(f"{config.source}/{split}", names, size, read, mixed=True)
+        return _placed(name, class_names, size, load, mixed=True)
 
-    return source(config.train_split), source(evaluation)
+    buffer = _shuffle_buffer(split, builder.info.splits, shuffle_mb)
+
+    def read(seed):
+        # Records lie in shards, so a permutation is a seeded shuffle over a buffer, numbered before
+        # it.
+        data = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+        data = data.enumerate().map(
+            lambda i, e: {"index": i, "image": e["image"], "label": e["label"]}
+        )
+        if seed is None:
+            return data
+        return data.shuffle(buffer, seed=seed[0] ^ seed[1], reshuffle_each_iteration=False)
+
+    return Source(name, class_names, size, read, mixed=True, buffer=buffer)
+
+
+def _shuffle_buffer(split: str, splits: Mapping[str, Any], shuffle_mb: int | None) -> int:
+    """Images that are shuffled at a time, as many as fit that much memory on average."""
+    size = min(splits[split].num_examples, SHUFFLE_BUFFER)
+    if shuffle_mb is None:
+        return size
+
+    parts = [splits[part.split("[")[0]] for part in split.split("+")]
+    images, length = (
+        sum(getattr(p, field) for p in parts) for field in ("num_examples", "num_bytes")
+    )
+    return max(1, min(size, int(shuffle_mb * 2**20 * images / max(length, 1))))
 
 
 def _prepare(builder: Any, source: str) -> None:
@@ -255,15 +290,28 @@ def _in_memory(
     if not items:
         raise ValueError(f"{name} has no images.")
     items, labels = tf.constant(items), tf.constant(labels, tf.int64)
-    size = len(items)
+    return _placed(
+        name, class_names, len(items), lambda i: {"image": load(items[i]), "label": labels[i]}
+    )
+
+
+def _placed(
+    name: str,
+    class_names: tuple[str, ...],
+    size: int,
+    load: Callable[[tf.Tensor], Item],
+    mixed: bool = False,
+) -> Source:
+    """A source of which `load` gives `image` and `label` of any number; permutations are exact."""
 
     def at(seed, place):
         i = place
         if seed is not None:
             i = tf.random.experimental.index_shuffle(place, seed, size - 1)
-        return {"index": i, "image": load(items[i]), "label": labels[i]}
+        loaded = load(i)
+        return {"index": i, "image": loaded["image"], "label": loaded["label"]}
 
     def read(seed):
         return tf.data.Dataset.range(size).map(lambda place: at(seed, place), tf.data.AUTOTUNE)
 
-    return Source(name, class_names, size, read, at=at)
+    return Source(name, class_names, size, read, mixed, at=at)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
 from deit_tf.data.folders import all_images
 from deit_tf.data.order import group_size
+from deit_tf.data.sources import SHUFFLE_BUFFER
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
@@ -42,7 +43,10 @@ TRUE_LABELS_ONLY = (
     "label_smoothing",
 )  # of the augmentation; a resolved recipe is but its values
 # What labels were made with before their facts said so.
-UNSAID = {"augment.mix_group": "data.batch_size"}  # one draw for the whole batch
+UNSAID: dict[str, Callable[[Mapping], Any]] = {
+    "augment.mix_group": lambda facts: facts.get("data.batch_size"),  # one draw for the batch
+    "data.shuffle_buffer": lambda facts: min(SHUFFLE_BUFFER, facts.get("data.images", 0)),
+}
 INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compared between makers
 
 
@@ -77,6 +81,9 @@ def stream_facts(
         "image_size": processor.size,
         "seed": config.seed,
     }
+
+    if training.buffer is not None:
+        facts["data.shuffle_buffer"] = training.buffer
 
     return json.loads(json.dumps(facts))
 
@@ -174,7 +181,7 @@ def differences(
         now: Those that they are wanted for; a fact that is missing here is not compared.
         left_out: Facts that are not compared.
     """
-    then = {key: then.get(before) for key, before in UNSAID.items()} | dict(then)
+    then = {key: of(then) for key, of in UNSAID.items()} | dict(then)
     keys = [key for key in now if key not in left_out and not _same(key, then.get(key), now[key])]
     settings = [key for key in keys if not key.startswith("stream.")]
     # The first batch follows from the settings: it tells something only where they agree.

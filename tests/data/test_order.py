@@ -250,6 +250,23 @@ def test_evaluation_begins_at_any_batch():
         )
 
 
+def test_going_on_reads_nothing_that_precedes(monkeypatch):
+    monkeypatch.setattr("deit_tf.data.augment.augment_image", Counted())
+    training, places = sources(False)[0], []
+
+    def at(seed, place):
+        tf.numpy_function(places.append, [place], [])
+        return training.at(seed, place)
+
+    watched, data = replace(training, at=at), DataConfig(batch_size=32)
+    last = training.size // 32 - 1
+    made = train_dataset(
+        watched, data, AugmentConfig("light"), PROCESSOR, epochs=1, first_step=last
+    )
+    assert len(list(made)) == 1
+    assert sorted(places) == list(range(32 * last, 32 * last + 32))
+
+
 def test_masked_batches_are_shared_too(monkeypatch):
     monkeypatch.setattr("deit_tf.data.augment.augment_image", Counted())
     training, held_out = sources(False)

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from deit_tf.config import AugmentConfig, DataConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
 from deit_tf.data.decode import decode_image
 from deit_tf.data.preprocess import height_width, normalize
+from deit_tf.data.sources import _shuffle_buffer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PHOTOS = load_sample_images().images
@@ -59,7 +61,9 @@ def test_calls_that_are_no_number_of_images_are_refused(calls):
         open_sources(DataConfig("digits", num_parallel_calls=calls))
 
 
-def test_tensorflow_datasets(tmp_path):
+@pytest.fixture(scope="module")
+def builders(tmp_path_factory):
+    """Folders of one builder, by the format that it is written in."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -83,10 +87,19 @@ def test_tensorflow_datasets(tmp_path):
             for i in range(count):
                 yield i, {"image": np.full((9, 8, 3), 20 * i, np.uint8), "label": i % 2}
 
-    Shapes(data_dir=tmp_path, version="1.0.0").download_and_prepare()
-    config = DataConfig("tfds:shapes", data_dir=str(tmp_path))
+    folders = {}
+    for form in ("tfrecord", "array_record"):
+        folders[form] = tmp_path_factory.mktemp(form)
+        Shapes(data_dir=folders[form], file_format=form).download_and_prepare()
+    return folders
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "array_record"])
+def test_tensorflow_datasets(builders, form):
+    config = DataConfig("tfds:shapes", data_dir=str(builders[form]), batch_size=2)
     train, held_out = open_sources(config)
     assert (train.size, held_out.size, train.class_names) == (6, 4, ("a", "b"))
+    assert (train.at is not None) == (form == "array_record")
     orders = [
         [int(i["index"]) for i in train.read(tf.constant([0, seed], tf.int64))]
         for seed in (1, 1, 2, 3)
@@ -96,13 +109,51 @@ def test_tensorflow_datasets(tmp_path):
         and sorted(orders[0]) == list(range(6))
         and len(set(map(tuple, orders))) > 1
     )
+
     both, _ = open_sources(replace(config, train_split="train+test[:50%]"))
     items = list(both.read(None).as_numpy_iterator())
     assert both.size == len(items) == 8 and [item["index"] for item in items] == list(range(8))
+    pictures = [decode_image(item["image"]) for item in items]
+    assert {item["label"] for item in items} == {0, 1}
+    assert len({int(picture[0, 0, 0]) for picture in pictures}) == 6
+
     for split in ("tran", "train+tset", "train+"):
         told = f"is one of train, test, or several joined by +. Received: {split!r}"
         with pytest.raises(ValueError, match=re.escape(told)):
             open_sources(replace(config, train_split=split))
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "array_record"])
+def test_a_builder_goes_on_at_any_step(builders, form):
+    config = DataConfig("tfds:shapes", data_dir=str(builders[form]), batch_size=2)
+    train, augment = open_sources(config)[0], AugmentConfig("none", repeats=2)
+
+    def labels(first_step):
+        made = train_dataset(
+            train, config, augment, ImageProcessor(8), epochs=2, first_step=first_step
+        )
+        return [
+            (np.mean(images, (1, 2, 3)).tolist(), row.tolist())
+            for images, row in made.as_numpy_iterator()
+        ]
+
+    whole = labels(0)
+    assert len(whole) == 6
+    for first_step in (1, 3, 5):
+        assert labels(first_step) == whole[first_step:]
+
+
+def test_the_shuffle_buffer_is_bounded_in_bytes():
+    def split(images, length):
+        return SimpleNamespace(num_examples=images, num_bytes=length)
+
+    imagenet = {"train": split(1_281_167, 144 * 2**30), "few": split(1000, 2**30)}
+    assert _shuffle_buffer("train", imagenet, 2048) == 17793  # of 118 kB on average
+    assert _shuffle_buffer("train", imagenet, None) == 50_000
+    assert _shuffle_buffer("few", imagenet, 2048) == 1000
+    assert _shuffle_buffer("train", {"train": split(60_000, 0)}, 2048) == 50_000  # not known
+    with pytest.raises(ValueError, match="`data.shuffle_mb` is from 1, or null. Received: 0"):
+        open_sources(DataConfig("digits", shuffle_mb=0))
 
 
 def test_tensorflow_datasets_to_download_by_hand(tmp_path):
