@@ -1,9 +1,19 @@
 """What all tests share."""
 
+import os
+import tempfile
+
 import pytest
 from slow import SLOW
 
 import deit_tf  # noqa: F401, before any test loads TensorFlow: it asks for the oneDNN kernels
+
+
+def pytest_configure(config):
+    """Keep what is found of image files out of the user's cache folder, in processes begun too."""
+    cache = tempfile.TemporaryDirectory(prefix="deit_tf_cache_")
+    os.environ["DEIT_TF_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark

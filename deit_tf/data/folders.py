@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import tensorflow as tf
-from rich.progress import track
+import numpy as np
 
-from deit_tf.data.decode import decode_image
+from deit_tf.data.checked_files import BROKEN, fingerprints_of
 from deit_tf.files import check_class_names
 
 log = logging.getLogger(__name__)
@@ -27,16 +26,17 @@ NAMED = 5  # files named in a report
 # How pictures are held out where no folder says so: by a threshold on the checksum of the name, or,
 # as in runs of before, those of the smallest checksums.
 SplitRule = Literal["threshold", "rank"]
-Files = dict[str, list[Path]]  # by class
+# Paths by class; as text, since a million of `Path` take minutes and gigabytes.
+Files = dict[str, list[str]]
 
 
 @dataclass
 class LeftOut:
     """What a walk does not take, by reason."""
 
-    endings: list[Path] = field(default_factory=list)
-    links: list[Path] = field(default_factory=list)
-    hidden: list[Path] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
 
     def report(self, folder: Path) -> None:
         """Count and name it."""
@@ -88,7 +88,7 @@ def scan(folder: Path) -> Files:
     """
     left_out, files = LeftOut(), {}
     for place in class_folders(folder):
-        files[place.name] = sorted(_image_files(place, left_out))
+        files[place.name] = [entry.path for entry in _image_files(str(place), left_out)]
     left_out.report(folder)
     if not files:
         raise ValueError(
@@ -112,42 +112,71 @@ def hold_out(files: Files, share: float, rule: SplitRule = "threshold") -> tuple
     """
     train, held_out = {}, {}
     for name, paths in files.items():
-        ordered = sorted(paths, key=_checksum)
+        checksums = np.array([_checksum(path) for path in paths])
         if rule == "rank":
             count = max(1, round(share * len(paths)))
         else:
-            below = sum(_checksum(path) < share * 2**32 for path in paths)
+            below = int((checksums < share * 2**32).sum())
             count = min(max(1, below), len(paths) - 1)
         count = count if len(paths) > 1 else 0
-        train[name], held_out[name] = sorted(ordered[count:]), sorted(ordered[:count])
+
+        chosen = np.argsort(checksums, kind="stable")[:count]
+        is_held_out = np.isin(np.arange(len(paths)), chosen)
+        train[name] = [path for path, out in zip(paths, is_held_out, strict=True) if not out]
+        held_out[name] = [path for path, out in zip(paths, is_held_out, strict=True) if out]
+
     return train, held_out
 
 
-def check_images(files: Files, folder: Path) -> tuple[Files, dict[int, Path]]:
-    """Leave out, with a report, what does not decode.
+@dataclass(frozen=True)
+class Decoded:
+    """Files that decode.
 
-    Returns:
-        The others; and one of them by each fingerprint of a file's bytes.
+    Args:
+        files: By class.
+        paths: All of them.
+        fingerprints: Of the bytes of each, int64 [n].
     """
+
+    files: Files
+    paths: list[str]
+    fingerprints: np.ndarray
+
+
+def check_images(files: Files, folder: Path) -> Decoded:
+    """Leave out, with a report, what does not decode; what is known of a file is not found anew."""
     paths = [path for each in files.values() for path in each]
-    fingerprints = decodable(paths)
-    broken = [path for path in paths if path not in fingerprints]
+    fingerprints = fingerprints_of(paths, folder)
+    whole = fingerprints != BROKEN
+    broken = {paths[i] for i in np.flatnonzero(~whole)}
     report_left_out(broken, folder, "cannot be decoded")
-    good = {name: [p for p in each if p in fingerprints] for name, each in files.items()}
-    return good, {fingerprint: path for path, fingerprint in fingerprints.items()}
+
+    good = files
+    if broken:
+        good = {name: [p for p in each if p not in broken] for name, each in files.items()}
+        paths = [path for path in paths if path not in broken]
+    return Decoded(good, paths, fingerprints[whole])
 
 
-def warn_of_copies(train: dict[int, Path], held_out: dict[int, Path]) -> None:
+def warn_of_copies(train: Decoded, held_out: Decoded) -> None:
     """Say so where the same bytes are trained on and held out: accuracy would look too good."""
-    shared = sorted(train.keys() & held_out.keys(), key=lambda fingerprint: held_out[fingerprint])
-    if shared:
-        pairs = [f"{held_out[each]} = {train[each]}" for each in shared[:NAMED]]
-        log.warning(
-            "%d held-out files have the very bytes of files that are trained on: %s%s",
-            len(shared),
-            ", ".join(pairs),
-            ", ..." * (len(shared) > NAMED),
-        )
+    distinct, first = np.unique(held_out.fingerprints, return_index=True)
+    shared = np.isin(distinct, train.fingerprints)
+    count = int(shared.sum())
+    if not count:
+        return
+
+    named = sorted(zip(first[shared], distinct[shared], strict=True))[:NAMED]
+    pairs = [
+        f"{held_out.paths[place]} = {train.paths[np.argmax(train.fingerprints == fingerprint)]}"
+        for place, fingerprint in named
+    ]
+    log.warning(
+        "%d held-out files have the very bytes of files that are trained on: %s%s",
+        count,
+        ", ".join(pairs),
+        ", ..." * (count > NAMED),
+    )
 
 
 def check_not_empty(files: Files, folder: Path) -> None:
@@ -163,21 +192,6 @@ def check_not_empty(files: Files, folder: Path) -> None:
         )
 
 
-def decodable(paths: Sequence[Path]) -> dict[Path, int]:
-    """A fingerprint of the bytes of each file that the training pipeline can decode."""
-
-    def look(index, path):
-        content = tf.io.read_file(path)
-        shape = tf.shape(decode_image(content))  # a result without the shape would not decode
-        return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
-
-    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
-    data = tf.data.Dataset.from_tensor_slices(names).enumerate()
-    data = data.map(look, tf.data.AUTOTUNE).ignore_errors()
-    looked = track(data.as_numpy_iterator(), "Checking images", len(paths), transient=True)
-    return {paths[int(index)]: int(fingerprint) for index, _, fingerprint in looked}
-
-
 def class_folders(folder: Path) -> list[Path]:
     """The folders in a folder, in the order of their names; hidden ones are none."""
     return sorted(
@@ -187,14 +201,21 @@ def class_folders(folder: Path) -> list[Path]:
 
 def all_images(folder: Path) -> list[Path]:
     """Every image file below a folder, by path; what is left out is not reported."""
-    return sorted(_image_files(folder, LeftOut()))
+    return [Path(entry.path) for entry in _image_files(str(folder), LeftOut())]
 
 
-def report_left_out(paths: Iterable[Path], folder: Path, reason: str) -> None:
+def image_sizes(folder: Path) -> dict[str, int]:
+    """The bytes of every image file below a folder, by its path within."""
+    within = len(os.path.join(folder, ""))
+    found = _image_files(str(folder), LeftOut())
+    return {entry.path[within:].replace(os.sep, "/"): entry.stat().st_size for entry in found}
+
+
+def report_left_out(paths: Iterable[str], folder: Path, reason: str) -> None:
     """Count and name files that are left out."""
     paths = sorted(paths)
     if paths:
-        named = ", ".join(readable(path.relative_to(folder)) for path in paths[:NAMED])
+        named = ", ".join(readable(Path(path).relative_to(folder)) for path in paths[:NAMED])
         more = ", ..." * (len(paths) > NAMED)
         log.warning("Left out %d of %s that %s: %s%s", len(paths), folder, reason, named, more)
 
@@ -224,31 +245,36 @@ def _report_unused(folder: Path, training: Path, evaluation: list[Path]) -> None
 
 
 def _image_files(
-    folder: Path, left_out: LeftOut, above: tuple[str, ...] | None = None
-) -> Iterator[Path]:
-    """The image files below a folder; links to folders are followed, but not in a circle."""
+    folder: str, left_out: LeftOut, above: tuple[str, ...] | None = None
+) -> Iterator[os.DirEntry]:
+    """The image files below a folder, by path; links to folders are followed, but not in a
+    circle.
+    """
     place = os.path.realpath(folder)
     if above is None:  # a link to what holds the folder leads back too, by way of other classes
-        above = (*map(os.path.realpath, folder.absolute().parents), *map(str, Path(place).parents))
+        above = (
+            *map(os.path.realpath, Path(folder).absolute().parents),
+            *map(str, Path(place).parents),
+        )
     if place in above:
         left_out.links.append(folder)
         return
 
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith("."):
-                left_out.hidden.append(path)
-            elif entry.is_dir():
-                yield from _image_files(path, left_out, (*above, place))
-            elif not entry.is_file():
-                left_out.links.append(path)
-            elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                left_out.endings.append(path)
-            else:
-                yield path
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            left_out.hidden.append(entry.path)
+        elif entry.is_dir():
+            yield from _image_files(entry.path, left_out, (*above, place))
+        elif not entry.is_file():
+            left_out.links.append(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
+            left_out.endings.append(entry.path)
+        else:
+            yield entry
 
 
-def _checksum(path: Path) -> int:
+def _checksum(path: str) -> int:
     """Of the name of a file, 0 to 2**32 - 1."""
-    return zlib.crc32(os.fsencode(path.name))
+    return zlib.crc32(os.fsencode(os.path.basename(path)))

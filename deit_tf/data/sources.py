@@ -95,7 +95,7 @@ def open_whole(config: DataConfig) -> Source:
         _, files = folders.hold_out(files, config.holdout)
 
     if config.verify:
-        files, _ = folders.check_images(files, evaluation or training)
+        files = folders.check_images(files, evaluation or training).files
     if training == folder:
         folders.check_not_empty(files, folder)
     return _files(str(folder), names, files)
@@ -124,13 +124,15 @@ def image_folder(
         train, held_out = folders.hold_out(train, holdout)  # before what is broken is left out
 
     if verify:
-        train, trained_bytes = folders.check_images(train, training)
+        checked = folders.check_images(train, training)
+        train = checked.files
     folders.check_not_empty(train, training)
     if not evaluation and rule == "rank":
         train, held_out = folders.hold_out(train, holdout, rule)
     elif verify:
-        held_out, held_out_bytes = folders.check_images(held_out, evaluation or training)
-        folders.warn_of_copies(trained_bytes, held_out_bytes)
+        others = folders.check_images(held_out, evaluation or training)
+        held_out = others.files
+        folders.warn_of_copies(checked, others)
 
     names = tuple(sorted(train))
     _check_known(held_out, names, evaluation, training)
@@ -272,9 +274,10 @@ def _prepare(builder: Any, source: str) -> None:
         ) from error
 
 
-def _files(name: str, class_names: tuple[str, ...], files: dict[str, list[Path]]) -> Source:
+def _files(name: str, class_names: tuple[str, ...], files: folders.Files) -> Source:
     paths = [os.fsencode(path) for each in class_names for path in files.get(each, [])]
-    labels = [label for label, each in enumerate(class_names) for _ in files.get(each, [])]
+    counts = [len(files.get(each, [])) for each in class_names]
+    labels = np.repeat(np.arange(len(class_names)), counts)
     source = _in_memory(name, class_names, paths, labels, tf.io.read_file)
     return replace(source, files=paths)
 
@@ -282,8 +285,8 @@ def _files(name: str, class_names: tuple[str, ...], files: dict[str, list[Path]]
 def _in_memory(
     name: str,
     class_names: tuple[str, ...],
-    items: Sequence,
-    labels: Sequence[int],
+    items: Sequence[bytes],
+    labels: Sequence[int] | np.ndarray,
     load=tf.identity,
 ) -> Source:
     """A source over a list of files or of their contents; any permutation is exact."""

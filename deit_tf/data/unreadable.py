@@ -11,7 +11,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deit_tf.data.folders import NAMED, decodable, readable
+from deit_tf.data.checked_files import undecodable
+from deit_tf.data.folders import NAMED, readable
 from deit_tf.data.sources import Source
 
 # What a file that is gone, shut, cut short or no picture makes TensorFlow raise.
@@ -55,8 +56,6 @@ def unreadable(source: Source) -> list[Path]:
 
     None of a source without files of its own.
     """
-    files = [Path(os.fsdecode(file)) for file in source.files]
-    if gone := [file for file in files if not file.is_file()]:
-        return gone
-    good = decodable(files) if files else {}
-    return [file for file in files if file not in good]
+    files = [os.fsdecode(file) for file in source.files]
+    gone = [file for file in files if not os.path.isfile(file)]
+    return [Path(file) for file in gone or undecodable(files)]

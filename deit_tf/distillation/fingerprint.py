@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
-from deit_tf.data.folders import all_images
+from deit_tf.data.folders import image_sizes
 from deit_tf.data.order import group_size
 from deit_tf.data.sources import SHUFFLE_BUFFER
 from deit_tf.distillation.kinds import NONE
@@ -220,10 +220,7 @@ def _content(source: str, sources: Sequence[Source]) -> str:
 
 def _listing(folder: Path) -> str:
     """Checksum of the names and sizes of the images in a folder, wherever it lies."""
-    digest = hashlib.sha256()
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size for path in all_images(folder)
-    }
+    digest, sizes = hashlib.sha256(), image_sizes(folder)
     for name in sorted(sizes):
         digest.update(os.fsencode(name) + f"\t{sizes[name]}\n".encode())
     return digest.hexdigest()
