@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig, check_config
 from deit_tf.data import Source, open_sources, steps_per_epoch
+from deit_tf.data.order import WHOLE
 from deit_tf.planning.graph import StepCost, step_cost
 from deit_tf.tasks import Task, masked_task, student_task
 from deit_tf.train import compile_trainer
@@ -200,14 +201,14 @@ def _step_rate(task: Task, part: int, steps: int) -> float:
 
 def _forever(task: Task) -> Iterator[Any]:
     while True:
-        yield from task.batches(0)
+        yield from task.batches(0, WHOLE)
 
 
 def _spec(task: Task, images: int) -> Any:
     """The shapes of a batch of so many images."""
     return tf.nest.map_structure(
         lambda spec: tf.TensorSpec((images, *spec.shape[1:]), spec.dtype),
-        task.batches(0).element_spec,
+        task.batches(0, WHOLE).element_spec,
     )
 
 
