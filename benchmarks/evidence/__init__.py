@@ -1,0 +1,1 @@
+"""The ablation in its parts: plan, training, measurements, records, tables, page."""
