@@ -7,6 +7,7 @@ run and the step where it was; with more seeds in the plan, it adds those.
 
     python benchmarks/ablation.py CIFAR10 --out runs/ablation
     python benchmarks/ablation.py CIFAR10 --out runs/ablation --reference TORCH/bin/python
+    python benchmarks/ablation.py --out runs/ablation --page-only --docs docs
     python benchmarks/ablation.py --tiny
 
 CIFAR10 is a folder with train/ and test/ of class folders. The plan is benchmarks/ablation.yaml.
@@ -21,16 +22,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import machine
 import numpy as np
+from evidence.charts import draw_all
+from evidence.figures import OURS, REFERENCE, rows
 from evidence.measures import BOTH, DECISIONS, disagreement, measure
+from evidence.page import write_page
 from evidence.plan import NO_TEACHER, TOKEN, Arm, Plan, read_plan
 from evidence.records import Notebook, Record, circumstances, plain_config, write_lines
-from evidence.training import Workshop, choose_images, curve, is_finished
+from evidence.reference import train_reference
+from evidence.training import Workshop, choose_images, curve
 
 log = logging.getLogger("ablation")
 
 HERE = Path(__file__).parent
 PLAN, TINY = HERE / "ablation.yaml", HERE / "ablation_tiny.yaml"
-OURS = "deit_tf"
 
 
 class Ablation:
@@ -38,10 +42,11 @@ class Ablation:
 
     Args:
         shop: The plan, and where it is carried out.
+        reference: The interpreter that has torch and timm, where they are to train as well.
     """
 
-    def __init__(self, shop: Workshop):
-        self.shop = shop
+    def __init__(self, shop: Workshop, reference: str | None = None):
+        self.shop, self.reference = shop, reference
         self.records = Notebook(shop.out / "records")
 
     def run(self, shard: tuple[int, int] = (1, 1)) -> None:
@@ -52,6 +57,10 @@ class Ablation:
                 self.train_teacher(arm.teacher)
             self.train(seed, arm)
             self.compare_decisions(seed)
+
+        for seed, arm in self.shop.plan.runs(shard):
+            if self.reference and self.shop.plan.is_referenced(seed, arm):
+                self.train_reference(seed, arm)
 
     def choose_rate(self) -> None:
         """The one learning rate of all runs."""
@@ -102,27 +111,56 @@ class Ablation:
         shares = disagreement(list(decisions.values()))
         self._record(key | {"classifiers": list(decisions), "shares": shares})
 
+    def train_reference(self, seed: int, arm: Arm) -> None:
+        """The same run by timm and torch."""
+        key = {"what": "run", "library": REFERENCE, "arm": arm.name, "seed": seed}
+        if self.records.has(key):
+            return
+        folder = self.shop.out / "reference" / f"{arm.name}-{seed}"
+        self._record(key | train_reference(self.shop.run_config(seed, arm), folder, self.reference))
+
     def _record(self, record: Record) -> None:
         self.records.write(record | circumstances(self.shop.plan.checksum, machine.describe()))
         log.info("Recorded: %s", {k: record[k] for k in record if k not in ("config", "curve")})
 
 
+def publish(records: list[Record], plan: Plan, docs: Path) -> Path:
+    """Write the JSON lines, the pictures and the page; returns the page.
+
+    Records of the same plan that are there already, as from another machine, stay.
+    """
+    lines = docs / "evidence" / f"{plan.name}.jsonl"
+    everything = write_lines(records, lines)
+    table = rows(everything, plan.arms)
+    pictures = draw_all(everything, table, docs / "images", plan.name)
+    return write_page(everything, plan, docs, lines, pictures)
+
+
 def main() -> None:
     """Carry out the plan, and write what came out."""
-    args = parser().parse_args()
+    options = parser()
+    args = options.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
     plan = read_plan(TINY if args.tiny else args.plan)
+    docs = args.docs or args.out / "docs"
+
+    if args.page_only:
+        records = Notebook(args.out / "records").read()
+        print(publish(records, plan, docs))
+        return
+
+    if args.data is None and not args.tiny:
+        options.error("DATA is a folder with train/ and test/ of class folders")
     args.out.mkdir(parents=True, exist_ok=True)
     source = "digits" if args.tiny else args.data
     images = choose_images(source, plan.photographs_per_class, args.out)
-    ablation = Ablation(Workshop(plan, images, args.out))
+    ablation = Ablation(Workshop(plan, images, args.out), args.reference)
 
     if args.choose_lr:
         ablation.choose_rate()
         return
     ablation.run(args.shard)
-    write_lines(ablation.records.read(), args.out / "evidence" / f"{plan.name}.jsonl")
+    print(publish(ablation.records.read(), plan, docs))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,6 +173,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plan", type=Path, default=PLAN)
     made.add_argument("--tiny", action="store_true", help="digits, in about two minutes")
     made.add_argument("--choose-lr", action="store_true", help="choose the learning rate and stop")
+    made.add_argument("--reference", metavar="PYTHON", help="has torch and timm, to train as well")
+    made.add_argument("--docs", type=Path, help="where the page goes; by default OUT/docs")
+    made.add_argument("--page-only", action="store_true", help="write the page of what is there")
     made.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="of the seeds")
     return made
 

@@ -1,5 +1,6 @@
 """What a finished model answers on the held-out images: decisions by head, and how alike its two
-tokens are."""
+tokens are.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def _answers(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _cosines(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Of class and distillation token: at the input, after each block, at the end, [B, depth + 2]."""
+    """Of both tokens: at the input, after each block, at the end, [B, depth + 2]."""
     states = outputs["hidden_states"]  # [B, depth + 1, 2, D]
     along = cosine(states[:, :, 0], states[:, :, 1])  # [B, depth + 1]
     end = cosine(outputs["end_cls"], outputs["end_dist"])  # [B]
@@ -102,5 +103,5 @@ def share(hits: np.ndarray) -> float:
 
 
 def disagreement(decisions: Sequence[np.ndarray]) -> list[list[float]]:
-    """The share of images on which each pair of classifiers decides differently (paper, table 4)."""
+    """Shares of images that each pair of classifiers decides differently (paper, table 4)."""
     return [[share(a != b) for b in decisions] for a in decisions]

@@ -16,7 +16,6 @@ from deit_tf.distillation.make_labels import make_labels
 from deit_tf.files import read_json, write_json
 from deit_tf.runs import RunFolder
 from deit_tf.train import train, train_teacher
-
 from evidence.plan import Arm, Plan
 
 log = logging.getLogger(__name__)
@@ -89,9 +88,7 @@ class Workshop:
         accuracies = {}
         for lr, config in self.plan.search_configs().items():
             place = self.out / "learning-rate" / f"{lr:g}"
-            config = replace(
-                config, data=replace(config.data, source=self.source), out=str(place)
-            )
+            config = replace(config, data=replace(config.data, source=self.source), out=str(place))
             failure = finish(config)
             accuracies[lr] = 0.0 if failure else final_accuracy(place)
 
@@ -114,9 +111,7 @@ class Workshop:
         settings.pop("title")
         folder = self.teacher_folder(name)
         config = self.plan.config(settings)
-        config = replace(
-            config, data=replace(config.data, source=self.source), out=str(folder)
-        )
+        config = replace(config, data=replace(config.data, source=self.source), out=str(folder))
         if failure := finish(config, TEACHER_KINDS[kind]):
             raise RuntimeError(f"Teacher {name} failed: {failure}")
         return folder
@@ -163,13 +158,14 @@ def final_accuracy(folder: Path) -> float:
 
 
 def curve(folder: Path) -> dict[str, Any]:
-    """Held-out accuracy after each epoch, and the seconds that training took, over all its starts."""
+    """Held-out accuracy by epoch, weights, and the seconds that training took over all its starts."""
     epochs: list[Mapping[str, float]] = RunFolder(folder).read_metrics()
     steps = read_json(RunFolder(folder).facts)["steps_per_epoch"]
     seconds = sum(steps / epoch["steps_per_second"] for epoch in epochs)
     return {
         "curve": [round(epoch["val_accuracy"], 4) for epoch in epochs],
         "training_seconds": round(seconds, 1),
+        "parameters": RunFolder(folder).read_summary()["parameters"],
     }
 
 
