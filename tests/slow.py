@@ -16,6 +16,7 @@ SLOW = {
     "runs that are killed and go on": (
         "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",
         "distillation/test_teacher_labels.py::test_two_processes_one_of_them_killed",
+        "docs/test_ablation.py::test_every_arm_on_digits_killed_once",
     ),
     "whole commands, each with a training of its own": (
         "test_train.py::test_every_policy_trains_with_deterministic_ops",

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from deit_tf.files import replacing
-
-from .figures import HEADS, OURS, Row, spread
-from .plan import Arm
+from evidence.figures import HEADS, OURS, Row, spread
+from evidence.plan import Arm
 
 # Ground, ink, lines; then a color for each arm, in the order of the plan.
 THEMES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from .plan import NO_TEACHER, TOKEN, TWO_TOKENS, Arm
+from evidence.plan import NO_TEACHER, TOKEN, TWO_TOKENS, Arm
 
 ENOUGH = 3  # seeds, below which no interval is claimed
 CONFIDENCE = 0.95

@@ -7,11 +7,10 @@ from string import Template
 from typing import Any
 
 from deit_tf.files import write_text
-
-from .figures import ENOUGH, OURS, Row, rows, verdict
-from .plan import NO_TEACHER, Plan
-from .records import ONEDNN
-from .tables import (
+from evidence.figures import ENOUGH, OURS, Row, rows, verdict
+from evidence.plan import NO_TEACHER, Plan
+from evidence.records import ONEDNN
+from evidence.tables import (
     accuracy_table,
     cosine_table,
     disagreement_table,

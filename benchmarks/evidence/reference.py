@@ -17,8 +17,7 @@ from deit_tf.files import read_json, write_json
 from deit_tf.tasks import Task, student_task
 from deit_tf.training.optim import build_optimizer
 from deit_tf.weights.names import to_reference
-
-from .measures import BOTH, share
+from evidence.measures import BOTH, share
 
 SCRIPT = Path(__file__).parent / "torch_training.py"
 ROUNDING = 1e-3  # of a gray level, by which a picture may differ from whole ones

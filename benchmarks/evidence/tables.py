@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .figures import HEADS, OURS, REFERENCE, Row, Spread, find, paired, rows, spread
-from .paper import COSINE, TABLE_3, TABLE_4
-from .plan import NO_TEACHER, TOKEN, TWO_TOKENS, Plan
+from evidence.figures import HEADS, OURS, REFERENCE, Row, Spread, find, paired, rows, spread
+from evidence.paper import COSINE, TABLE_3, TABLE_4
+from evidence.plan import NO_TEACHER, TOKEN, TWO_TOKENS, Plan
 
 NOTHING = "–"
 Records = Sequence[Mapping[str, Any]]

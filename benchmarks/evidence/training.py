@@ -158,7 +158,7 @@ def final_accuracy(folder: Path) -> float:
 
 
 def curve(folder: Path) -> dict[str, Any]:
-    """Held-out accuracy by epoch, weights, and the seconds that training took over all its starts."""
+    """Held-out accuracy by epoch, number of weights, seconds of training over all its starts."""
     epochs: list[Mapping[str, float]] = RunFolder(folder).read_metrics()
     steps = read_json(RunFolder(folder).facts)["steps_per_epoch"]
     seconds = sum(steps / epoch["steps_per_second"] for epoch in epochs)
