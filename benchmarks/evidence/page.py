@@ -63,9 +63,7 @@ def write_page(
 def _state(records: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     """How much of the plan was run."""
     planned = len(list(plan.runs()))
-    done = [
-        record for record in records if record["what"] == "run" and record["library"] == "deit_tf"
-    ]
+    done = _own_runs(records)
     seeds = {arm.title: sum(run["arm"] == arm.name for run in done) for arm in plan.arms}
     missing = [f"{title} ({seeds[title]})" for title in seeds if seeds[title] < ENOUGH]
     text = f"**{len(done)} of the {planned} runs of the plan were run.**"
@@ -94,8 +92,6 @@ def _settings(records: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any
 
     teacher = next(iter(plan.teachers.values()))
     per_class = plan.photographs_per_class
-    runs = [record for record in records if record.get("config")]
-    parameters = {record["parameters"] for record in runs if "parameters" in record}
     return {
         "search": tried,
         "search_seed": plan.learning_rate["seed"],
@@ -108,8 +104,8 @@ def _settings(records: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any
         f"clipping at {optim.clip_norm}, {_epochs(config.epochs)} under a cosine, horizontal flips "
         f"with probability {augment.hflip:g}, {config.precision}",
         "epochs": _epochs(config.epochs),
-        "parameters": " or ".join(f"{number:,}" for number in sorted(parameters)) or "few",
         "teacher_title": teacher["title"],
+        "plan_name": plan.file.name,
     }
 
 
@@ -120,11 +116,13 @@ def _circumstances(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         f"({', '.join(record['machine']['instructions'])})"
         for record in records
     }
+    loads = [record["load"][0] for record in records]
     hours = sum(record.get("training_seconds", 0) for record in records) / 3600
     return {
         "plan": records[0]["plan"][:12] if records else "",
         "machine": "; ".join(sorted(machines)),
         "hours": f"{hours:.1f} hours",
+        "load": f"{min(loads):.1f} to {max(loads):.1f}" if loads else "unknown",
         "onednn": ONEDNN,
         "onednn_value": ", ".join(sorted({str(record[ONEDNN]) for record in records})),
     }

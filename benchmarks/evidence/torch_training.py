@@ -15,9 +15,15 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import peer_worker
+
+_KEPT = []  # a torch library is undone when it is collected
+
 
 def build(spec, weights):
     """Timm's model, with the weights to start from."""
+    _KEPT.append(peer_worker._torchvision())  # whose operators may be missing
     import timm.models.deit as deit
     from timm.models.vision_transformer import VisionTransformer
 

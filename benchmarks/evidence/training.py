@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 TEACHER_KINDS = {"teacher": train_teacher, "student": train}  # `train` of a plan's teacher
 CHOSEN = "learning-rate.json"
+PATIENCE = 20  # seconds between looks at what another process trains
 
 
 @dataclass(frozen=True)
@@ -134,16 +136,22 @@ class Workshop:
 
 
 def finish(config: TrainConfig, how=train) -> str | None:
-    """Train to the end what is not finished; returns why it diverged, if it did."""
-    if is_finished(config):
-        return None
-    log.info("Training %s", config.out)
-    try:
-        how(config)
-    except FloatingPointError as error:
-        return str(error)
-    finally:
-        keras.backend.clear_session()
+    """Train to the end what is not finished; returns why it diverged, if it did.
+
+    What another shard is training already, such as the teacher of both, is waited for.
+    """
+    while not is_finished(config):
+        log.info("Training %s", config.out)
+        try:
+            how(config)
+        except BlockingIOError as error:
+            log.info("%s", error)
+            time.sleep(PATIENCE)
+        except FloatingPointError as error:
+            return str(error)
+        finally:
+            keras.backend.clear_session()
+
     return None
 
 
@@ -158,14 +166,13 @@ def final_accuracy(folder: Path) -> float:
 
 
 def curve(folder: Path) -> dict[str, Any]:
-    """Held-out accuracy by epoch, number of weights, seconds of training over all its starts."""
+    """Held-out accuracy by epoch, and the seconds of training over all its starts."""
     epochs: list[Mapping[str, float]] = RunFolder(folder).read_metrics()
     steps = read_json(RunFolder(folder).facts)["steps_per_epoch"]
     seconds = sum(steps / epoch["steps_per_second"] for epoch in epochs)
     return {
         "curve": [round(epoch["val_accuracy"], 4) for epoch in epochs],
         "training_seconds": round(seconds, 1),
-        "parameters": RunFolder(folder).read_summary()["parameters"],
     }
 
 
