@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ablation
-from evidence import figures, measures, records, reference, tables
+from evidence import figures, measures, records, reference, tables, training
 from evidence.charts import draw_all
 from evidence.plan import read_plan
 
@@ -97,6 +98,45 @@ def test_a_plan_with_an_unknown_part_is_refused(tmp_path):
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match="learning_rate"):
         read_plan(file)
+
+
+# Training
+
+
+def test_what_another_shard_trains_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "PATIENCE", 0)
+    config = replace(PLAN.config(), out=str(tmp_path))
+    turns = []
+
+    def other_then_own(config):
+        turns.append(config.out)
+        if len(turns) == 1:
+            raise BlockingIOError("Another process trains into it")
+        (tmp_path / "summary.json").write_text("{}")
+
+    assert training.finish(config, other_then_own) is None and len(turns) == 2
+    assert training.finish(config, other_then_own) is None and len(turns) == 2
+
+
+def test_a_run_that_diverges_says_why(tmp_path):
+    def diverge(config):
+        raise FloatingPointError("The loss is no longer finite")
+
+    assert "no longer" in training.finish(replace(PLAN.config(), out=str(tmp_path)), diverge)
+
+
+def test_the_first_images_of_each_class_are_trained_on(tmp_path):
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "all" / place).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "all" / place / f"{number}.png").write_bytes(b"")
+    found = Path(training.choose_images(str(tmp_path / "all"), 2, tmp_path))
+    assert training.choose_images(str(tmp_path / "all"), 2, tmp_path) == str(found)
+    names = {path.relative_to(found).as_posix() for path in found.glob("train/*/*")}
+    assert names == {"train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/1.png"}
+    assert len(list(found.glob("val/*/*"))) == 6
+    with pytest.raises(ValueError, match="3 images, not 4"):
+        training.choose_images(str(tmp_path / "all"), 4, tmp_path / "other")
 
 
 # Statistics
