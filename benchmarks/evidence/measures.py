@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from deit_tf.data import eval_dataset
-from deit_tf.models import features, heads
+from deit_tf.models import heads
+from deit_tf.models.features import features
 from deit_tf.runs import load_run
 
 DECIMALS = 4

@@ -20,7 +20,9 @@ from evidence import figures, measures, records, reference, tables, training
 from evidence.charts import draw_all
 from evidence.plan import read_plan
 
+from deit_tf import create_model
 from deit_tf.data import ImageProcessor
+from deit_tf.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 PLAN = read_plan(ablation.PLAN)
@@ -194,6 +196,31 @@ def test_disagreement_counts_different_decisions():
 def test_cosines_lie_along_the_width():
     a, b = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 2.0], [3.0, 3.0]])
     np.testing.assert_allclose(measures.cosine(a, b), [0.0, 1.0], atol=1e-12)
+
+
+def test_a_run_is_measured_by_each_head_and_its_tokens(tmp_path):
+    plan = read_plan(ablation.TINY)
+    config = plan.config(plan.arm("token").settings)
+    model = config.model
+    student = create_model(model.name, num_classes=10, **model.overrides())
+    student.get_layer("head_dist").bias.assign(np.eye(10)[3] * 1e3)  # decides for 3 always
+    folder = RunFolder(tmp_path)
+    folder.begin(config, {"labels": [str(digit) for digit in range(10)]}, overwrite=False)
+    student.save(folder.model("student"))
+
+    found = measures.measure(tmp_path)
+    decisions = np.load(tmp_path / measures.DECISIONS)
+    assert found["images"] == 360 and set(decisions["dist"]) == {3} == set(decisions["both"])
+    assert found["accuracy"]["dist"] == measures.share(decisions["truth"] == 3)
+    assert found["accuracy"]["cls"] == measures.share(decisions["truth"] == decisions["cls"])
+
+    assert len(found["cosine"]["input_and_blocks"]) == 1 + model.depth
+    tokens = student.get_layer("tokens")
+    cls, dist = (np.asarray(each).ravel() for each in (tokens.cls_token, tokens.dist_token))
+    position = np.asarray(tokens.pos_embed)[0, :2]
+    placed = measures.cosine(cls + position[0], dist + position[1])
+    assert found["cosine"]["learned"] == pytest.approx(measures.cosine(cls, dist), abs=1e-3)
+    assert found["cosine"]["input_and_blocks"][0] == pytest.approx(placed, abs=1e-3)
 
 
 # What the reference is fed
