@@ -16,6 +16,7 @@ CIFAR10 is a folder with train/ and test/ of class folders. The plan is benchmar
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -49,22 +50,23 @@ class Ablation:
         self.shop, self.reference = shop, reference
         self.records = Notebook(shop.out / "records")
 
-    def run(self, shard: tuple[int, int] = (1, 1)) -> None:
-        """Everything that is not done yet, in the order of the plan."""
+    def run(self, shard: tuple[int, int] = (1, 1), arms: Sequence[str] = ()) -> None:
+        """Everything that is not done yet, in the order of the plan; of `arms` alone if given."""
+        runs = [each for each in self.shop.plan.runs(shard) if not arms or each[1].name in arms]
         self.choose_rate()
-        for seed, arm in self.shop.plan.runs(shard):
+        for seed, arm in runs:
             if arm.teacher is not None:
                 self.train_teacher(arm.teacher)
             self.train(seed, arm)
             self.compare_decisions(seed)
 
-        for seed, arm in self.shop.plan.runs(shard):
+        for seed, arm in runs:
             if self.reference and self.shop.plan.is_referenced(seed, arm):
                 self.train_reference(seed, arm)
 
     def choose_rate(self) -> None:
         """The one learning rate of all runs."""
-        key = {"what": "learning-rate"}
+        key = {"what": "learning-rate", "seed": self.shop.plan.learning_rate["seed"]}
         if not self.records.has(key):
             self._record(key | self.shop.choose_rate())
 
@@ -156,10 +158,12 @@ def main() -> None:
     images = choose_images(source, plan.photographs_per_class, args.out)
     ablation = Ablation(Workshop(plan, images, args.out), args.reference)
 
+    if unknown := set(args.arms) - {arm.name for arm in plan.arms}:
+        options.error(f"the plan has no arms {', '.join(sorted(unknown))}")
     if args.choose_lr:
         ablation.choose_rate()
         return
-    ablation.run(args.shard)
+    ablation.run(args.shard, args.arms)
     print(publish(ablation.records.read(), plan, docs))
 
 
@@ -173,6 +177,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plan", type=Path, default=PLAN)
     made.add_argument("--tiny", action="store_true", help="digits, in about two minutes")
     made.add_argument("--choose-lr", action="store_true", help="choose the learning rate and stop")
+    made.add_argument(
+        "--arms", nargs="+", default=(), metavar="ARM", help="these of the plan alone"
+    )
     made.add_argument("--reference", metavar="PYTHON", help="has torch and timm, to train as well")
     made.add_argument("--docs", type=Path, help="where the page goes; by default OUT/docs")
     made.add_argument("--page-only", action="store_true", help="write the page of what is there")

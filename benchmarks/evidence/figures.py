@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from evidence.plan import NO_TEACHER, TOKEN, TWO_TOKENS, Arm
+from evidence.plan import HARD, NO_TEACHER, TOKEN, TWO_TOKENS, USUAL, Arm
 
 ENOUGH = 3  # seeds, below which no interval is claimed
 CONFIDENCE = 0.95
@@ -106,16 +106,23 @@ def find(table: Sequence[Row], arm: str, head: str) -> Row:
 
 
 def verdict(table: Sequence[Row]) -> list[str]:
-    """What the data says of the paper's two claims, for or against, in sentences."""
-    token, none, hard = (
+    """What the data says of the paper's claims, for or against, in sentences."""
+    token, none, soft, hard = (
         find(table, *which).accuracies
-        for which in ((TOKEN, "both"), (NO_TEACHER, "cls"), ("hard", "cls"))
+        for which in ((TOKEN, "both"), (NO_TEACHER, "cls"), (USUAL, "cls"), (HARD, "cls"))
     )
     claims = {
-        "a student learns more with hard labels through the token than without a teacher": none,
-        "it learns more through the token than from the same hard labels on its one head": hard,
+        "a student learns more with hard labels through the token than without a teacher": (
+            token,
+            none,
+        ),
+        "it learns more through the token than from the same hard labels on its one head": (
+            token,
+            hard,
+        ),
+        "hard labels teach its one head more than soft ones": (hard, soft),
     }
-    return [_judgment(claim, paired(token, other)) for claim, other in claims.items()]
+    return [_judgment(claim, paired(*pair)) for claim, pair in claims.items()]
 
 
 def _judgment(claim: str, differences: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from evidence.tables import (
     run_table,
 )
 
+NO_RUN = "No run is finished yet"
 PAGE = Path(__file__).parent / "page.md"
 
 
@@ -70,8 +71,8 @@ def _state(records: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     if len(done) == planned:
         return text
     return (
-        f"{text} Fewer than {ENOUGH} seeds: {', '.join(missing) or 'none'}. The same command goes "
-        "on with the rest."
+        f"{text} With fewer than {ENOUGH} seeds: {'; '.join(missing) or 'none'}.\n"
+        "The same command goes on with the rest."
     )
 
 
@@ -146,7 +147,7 @@ def _dots_in_words(table: Sequence[Row]) -> str:
         for row in table
         if row.accuracies
     ]
-    return f"Held-out top-1 of every run, in percent. {'; '.join(means)}."
+    return f"Held-out top-1 of every run, in percent. {'; '.join(means) or NO_RUN}."
 
 
 def _curves_in_words(records: Sequence[Mapping[str, Any]]) -> str:
@@ -156,7 +157,7 @@ def _curves_in_words(records: Sequence[Mapping[str, Any]]) -> str:
         for record in _own_runs(records)
         if "curve" in record
     ]
-    return f"Held-out top-1 after each epoch, in percent. {'; '.join(ends)}."
+    return f"Held-out top-1 after each epoch, in percent. {'; '.join(ends) or NO_RUN}."
 
 
 def _link(file: Path, docs: Path) -> str:
