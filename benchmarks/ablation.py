@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tiny", action="store_true", help="digits, in about two minutes")
     made.add_argument("--choose-lr", action="store_true", help="choose the learning rate and stop")
     made.add_argument(
-        "--arms", nargs="+", default=(), metavar="ARM", help="these of the plan alone"
+        "--arms", nargs="+", default=(), metavar="ARM", help="these alone"
     )
     made.add_argument("--reference", metavar="PYTHON", help="has torch and timm, to train as well")
     made.add_argument("--docs", type=Path, help="where the page goes; by default OUT/docs")
