@@ -177,9 +177,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plan", type=Path, default=PLAN)
     made.add_argument("--tiny", action="store_true", help="digits, in about two minutes")
     made.add_argument("--choose-lr", action="store_true", help="choose the learning rate and stop")
-    made.add_argument(
-        "--arms", nargs="+", default=(), metavar="ARM", help="these alone"
-    )
+    made.add_argument("--arms", nargs="+", default=(), metavar="ARM", help="these alone")
     made.add_argument("--reference", metavar="PYTHON", help="has torch and timm, to train as well")
     made.add_argument("--docs", type=Path, help="where the page goes; by default OUT/docs")
     made.add_argument("--page-only", action="store_true", help="write the page of what is there")
