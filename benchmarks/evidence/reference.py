@@ -35,7 +35,7 @@ def train_reference(config: TrainConfig, folder: Path, python: str) -> dict[str,
     """
     ready = folder / "spec.json"
     if not ready.is_file():
-        _prepare(config, folder)
+        prepare(config, folder)
     done = subprocess.run([python, SCRIPT, folder], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"The reference training failed: {done.stderr[-2000:]}")
@@ -62,7 +62,7 @@ def accuracies(logits: Mapping[str, np.ndarray], truth: np.ndarray) -> dict[str,
     return {head: share(each.argmax(-1) == truth) for head, each in heads.items()}
 
 
-def _prepare(config: TrainConfig, folder: Path) -> None:
+def prepare(config: TrainConfig, folder: Path) -> None:
     """Write what the reference needs; spec.json last."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -245,6 +245,22 @@ def test_mixed_labels_have_no_reference():
         reference.plain(images, mixed, ImageProcessor(8))
 
 
+def test_the_reference_gets_a_run_as_it_trains_here(tmp_path):
+    plan = read_plan(ablation.TINY)
+    config = replace(plan.config(plan.arm("none").settings), epochs=1)
+    reference.prepare(config, tmp_path / "run")
+
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["model"]["num_classes"] == 10 and not spec["distilled"]
+    assert [len(rates) for rates in spec["rates"]] == [22]
+    assert spec["rates"][0][0] == pytest.approx(config.optim.warmup_lr)
+    epoch = np.load(tmp_path / "run" / "epoch-0.npz")
+    assert epoch["images"].shape == (22 * 64, 16, 16, 3) and "teacher" not in epoch
+    assert len(np.load(tmp_path / "run" / "held_out.npz")["labels"]) == 360
+    weights = np.load(tmp_path / "run" / "weights.npz")
+    assert weights["patch_embed.proj.weight"].shape == (24, 3, 8, 8)
+
+
 # Records and page
 
 
