@@ -11,7 +11,7 @@ import numpy as np
 
 from deit_tf.data import eval_dataset
 from deit_tf.models import heads
-from deit_tf.models.features import features
+from deit_tf.models.parts import blocks
 from deit_tf.runs import load_run
 
 DECIMALS = 4
@@ -34,7 +34,7 @@ def measure(folder: Path) -> dict[str, Any]:
         truth.append(labels)
         for head, answer in _answers(outputs).items():
             decisions.setdefault(head, []).append(answer)
-        if "hidden_states" in outputs:
+        if "dist" in outputs:
             cosines.append(_cosines(outputs))
 
     decided = {head: np.concatenate(parts) for head, parts in decisions.items()}
@@ -61,12 +61,9 @@ def _network(model: keras.Model) -> keras.Model:
         return keras.Model(model.input, {"cls": model.output})
     outputs = dict(heads(model).output)
     if "dist" in outputs:
-        found = features(model).output
-        outputs |= {
-            "hidden_states": found["hidden_states"][:, :, :2],  # [B, depth + 1, 2, D]
-            "end_cls": found["cls"],
-            "end_dist": found["dist"],
-        }
+        # Layers' own outputs and no new operation, whose name a loaded model may bear already.
+        ways = [model.get_layer("tokens"), *blocks(model), model.get_layer("norm")]
+        outputs |= {f"tokens_{place}": layer.output for place, layer in enumerate(ways)}
     return keras.Model(model.input, outputs)
 
 
@@ -80,10 +77,9 @@ def _answers(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _cosines(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Of both tokens: at the input, after each block, at the end, [B, depth + 2]."""
-    states = outputs["hidden_states"]  # [B, depth + 1, 2, D]
-    along = cosine(states[:, :, 0], states[:, :, 1])  # [B, depth + 1]
-    end = cosine(outputs["end_cls"], outputs["end_dist"])  # [B]
-    return np.concatenate([along, end[:, None]], axis=1)
+    count = sum(name.startswith("tokens_") for name in outputs)
+    ways = [outputs[f"tokens_{place}"] for place in range(count)]  # [B, N, D] each
+    return np.stack([cosine(tokens[:, 0], tokens[:, 1]) for tokens in ways], axis=1)
 
 
 def _learned_cosine(model: keras.Model) -> float:

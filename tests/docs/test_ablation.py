@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import yaml
@@ -208,6 +209,7 @@ def test_a_run_is_measured_by_each_head_and_its_tokens(tmp_path):
     folder.begin(config, {"labels": [str(digit) for digit in range(10)]}, overwrite=False)
     student.save(folder.model("student"))
 
+    keras.backend.clear_session()  # as between runs: names begin anew
     found = measures.measure(tmp_path)
     decisions = np.load(tmp_path / measures.DECISIONS)
     assert found["images"] == 360 and set(decisions["dist"]) == {3} == set(decisions["both"])
