@@ -5,7 +5,7 @@ LiteRT runs on the CPU here (XNNPACK); a phone's CPU is another. Of files the pr
 shown as well, which other programs disturb least. A file of another version of this project takes
 part by `--file NAME=PATH`.
 
-    python benchmarks/litert.py --threads 1 2 --rounds 8
+    python benchmarks/litert_runtime.py --threads 1 2 --rounds 8
 """
 
 import argparse
