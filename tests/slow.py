@@ -7,7 +7,7 @@ SLOW = {
         "training/test_replicas.py::test_the_command_on_two_replicas_equals_one_device",
         "training/test_replicas.py::test_gradients_that_are_added_up_would_be_seen",
         "training/test_replicas.py::test_an_overflow_on_one_replica",
-        "training/test_replicas.py::test_two_workers_equal_one_device",
+        "training/test_replicas.py::test_workers_equal_one_device",
         "training/test_replicas.py::test_replicas_micro_batches_and_steps_draw_masks_of_their_own",
         "data/test_pipeline.py::test_two_replicas_share_one_global_batch",
         "models/test_masked.py::test_two_replicas_train_as_one",

@@ -13,6 +13,7 @@ import numpy as np
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, steps_per_epoch
+from deit_tf.data.order import WHOLE
 from deit_tf.files import read_json, write_json
 from deit_tf.tasks import Task, student_task
 from deit_tf.training.optim import build_optimizer
@@ -86,7 +87,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
 def _write_epochs(
     task: Task, epochs: int, steps: int, processor: ImageProcessor, folder: Path
 ) -> None:
-    batches = task.batches(0).as_numpy_iterator()
+    batches = task.batches(0, WHOLE).as_numpy_iterator()
     for epoch in range(epochs):
         parts = [plain(*next(batches), processor) for _ in range(steps)]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -203,7 +203,7 @@ def choose_images(source: str, per_class: int | None, out: Path) -> str:
             raise ValueError(f"{training / name} has {len(files)} images, not {per_class}.")
         place = making / "train" / name
         place.mkdir(parents=True, exist_ok=True)
-        for file in files[:per_class]:
+        for file in map(Path, files[:per_class]):
             (place / file.name).unlink(missing_ok=True)
             os.symlink(file.resolve(), place / file.name)
 
