@@ -9,10 +9,9 @@ One process runs them all, since the import of TensorFlow takes longer than some
 import argparse
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
-
-from deit_tf.cli import main as deit_tf
 
 RUNS = Path("runs/demo")
 DEMO = "--config configs/demo_digits.yaml --overwrite"
@@ -32,9 +31,12 @@ COMMANDS = (
 
 def main() -> None:
     """Run the commands."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="demo.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
+
+    sys.argv[0] = "deit-tf"  # whose first command loads TensorFlow, without the page that it logs
+    from deit_tf.cli import main as deit_tf
 
     started = time.perf_counter()
     shutil.rmtree(RUNS / "export", ignore_errors=True)
