@@ -146,6 +146,8 @@ def test_out_and_in_again_is_exact(tmp_path, layout, distilled):
         "depth": 2,
         "mlp_ratio": 4.0,
         "distilled": distilled,
+        "init_values": None,
+        "no_embed_class": False,
     }
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
