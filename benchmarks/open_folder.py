@@ -5,7 +5,7 @@ The folder is made of hard links to twenty small photographs, in a thousand clas
 checks that each of them decodes. Every phase is a process of its own. Seconds are of the processor
 (both cores together), as those of a clock depend on what else runs; the clock's stand beside them.
 
-    python benchmarks/open_folder.py --images 1281167 --folder /tmp/links --json open_folder.json
+    python benchmarks/open_folder.py --images 1281167 --folder links --json open_folder.json
 """
 
 import argparse
@@ -112,7 +112,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/deit_tf_links"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/links"))
     parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
     parser.add_argument(
         "--phases", type=int, nargs="+", default=[0, 1, 2, 3], help="0 to 3, by default all"

@@ -177,7 +177,7 @@ def _turn(file: Path, folder: Path) -> Iterator[bool]:
     except filelock.Timeout:
         log.info("Another process checks the images of %s: waiting for it.", folder)
         lock.acquire()
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter where a disk has no locks
         log.warning("What is found of images cannot be kept in %s: %s", file.parent, error)
         yield False
         return

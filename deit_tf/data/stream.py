@@ -17,6 +17,7 @@ from deit_tf.data.sources import Source
 
 # What a seed is folded with first: order, images, mixing and masks draw from streams of their own.
 ORDER, IMAGE, MIX, MASK = range(4)
+UNSEEDED = 87_654_321  # what TensorFlow itself takes for a graph without a seed
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -109,6 +110,9 @@ class Stream:
         order = self._order
 
         def one_epoch(epoch):
+            # Of this function's graph alone. A shuffle takes it along, or else the seed of the
+            # process, which is no part of the stream and, where it is 0, an error in TensorFlow.
+            tf.random.set_seed(self.seed or UNSEEDED)
             seen = tf.constant(skipped * batch_size, tf.int64)
             seen = tf.where(epoch == first_epoch, seen, 0)
 

@@ -143,6 +143,21 @@ def test_a_builder_goes_on_at_any_step(builders, form):
         assert labels(first_step) == whole[first_step:]
 
 
+def test_a_builder_is_shuffled_by_the_seed_of_the_stream_alone(builders):
+    """`keras.utils.set_random_seed(0)`, as a run with the default seed begins, changes nothing."""
+    config = DataConfig("tfds:shapes", data_dir=str(builders["tfrecord"]), batch_size=2)
+    train, augment = open_sources(config)[0], AugmentConfig("none")
+
+    def pictures(process_seed, seed):
+        tf.random.set_seed(process_seed)
+        made = train_dataset(train, config, augment, ImageProcessor(8), epochs=4, seed=seed)
+        return np.concatenate([images for images, _ in made.as_numpy_iterator()])
+
+    orders = [pictures(process_seed, seed=0) for process_seed in (0, 5)]
+    np.testing.assert_array_equal(*orders)
+    assert not np.array_equal(orders[0], pictures(5, seed=1))
+
+
 def test_the_shuffle_buffer_is_bounded_in_bytes():
     def split(images, length):
         return SimpleNamespace(num_examples=images, num_bytes=length)
