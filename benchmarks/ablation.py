@@ -151,8 +151,10 @@ def main() -> None:
         print(publish(records, plan, docs))
         return
 
-    if args.data is None and not args.tiny:
-        options.error("DATA is a folder with train/ and test/ of class folders")
+    if not args.tiny and not (args.data and Path(args.data).is_dir()):
+        options.error(
+            f"DATA is a folder with train/ and test/ of class folders. Received: {args.data}"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     source = "digits" if args.tiny else args.data
     images = choose_images(source, plan.photographs_per_class, args.out)

@@ -2,7 +2,8 @@
 
 import argparse
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -251,7 +252,8 @@ def _gigabytes(given: str | float) -> float:
     """Bytes of `16GB` or `16`; a number of bytes is parsed already."""
     if not isinstance(given, str):
         return given
-    return float(given.upper().removesuffix("GB")) * 1e9
+    with _refused_as(given, "16GB"):
+        return float(given.upper().removesuffix("GB")) * 1e9
 
 
 def _epochs(given: str | int | Sequence[int]) -> tuple[int, int]:
@@ -259,10 +261,21 @@ def _epochs(given: str | int | Sequence[int]) -> tuple[int, int]:
     if not isinstance(given, str | int):
         return tuple(given)
     first, colon, stop = str(given).partition(":")
-    return (int(first), int(stop)) if colon else (0, int(first))
+    with _refused_as(given, "0:300 or 300"):
+        return (int(first), int(stop)) if colon else (0, int(first))
 
 
 def _shard(given: str | Sequence[int]) -> tuple[int, int]:
     """I/N; a pair is parsed already."""
-    part, count = given.split("/") if isinstance(given, str) else given
-    return int(part), int(count)
+    with _refused_as(given, "1/4"):
+        part, count = given.split("/") if isinstance(given, str) else given
+        return int(part), int(count)
+
+
+@contextmanager
+def _refused_as(given: object, example: str) -> Iterator[None]:
+    """Say what an argument looks like where it is not understood."""
+    try:
+        yield
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"such as {example}. Received: {given}") from error

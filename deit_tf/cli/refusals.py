@@ -32,6 +32,7 @@ def refusal(message: str, names: Collection[str]) -> str:
 
     if found := _WRONG_TYPE.fullmatch(text):
         types = re.sub(r"typing\.|<class '(\w+)'>", r"\1", found["one"] or found["several"])
+        types = re.sub(r"Literal\[(.*?)\]", r"one of \1", types)
         value = textwrap.shorten(found["value"], MOST_SHOWN)
         return f"`{found['key']}` takes {types.replace('NoneType', 'null')}. Received: {value}"
     return text
