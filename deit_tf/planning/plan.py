@@ -4,6 +4,7 @@ Memory and operations are read off the graph of the step; images per second are 
 given for the machine that is meant.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -55,9 +56,15 @@ def plan(
     Returns:
         The figures by name; bytes as `..._bytes`. What cannot be said is None.
     Raises:
-        ValueError, FileNotFoundError: As of training; for numbers that are not positive.
+        ValueError, FileNotFoundError: As of training; for numbers that are not positive, or
+            `seconds` and `steps` below 0.
     """
-    _check(devices=devices, memory=memory, throughput=throughput, price=price, images=images)
+    _check_positive(devices=devices, memory=memory, throughput=throughput, price=price)
+    _check_positive(images=images, classes=classes)
+    for name, value in (("seconds", seconds), ("steps", steps)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"`{name}` must be 0 or more. Received: {value}")
+
     config = replace(config, augment=config.augment.resolve())
     check_config(config)
     devices = devices or _devices(config)
@@ -233,7 +240,7 @@ def _bytes_of(variables) -> int:
     )
 
 
-def _check(**numbers: float | None) -> None:
+def _check_positive(**numbers: float | None) -> None:
     for name, number in numbers.items():
-        if number is not None and not number > 0:
+        if number is not None and not 0 < number < math.inf:
             raise ValueError(f"`{name}` must be positive. Received: {number}")

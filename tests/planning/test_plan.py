@@ -67,6 +67,11 @@ def test_the_command_measures_on_the_data_and_writes_nothing(tmp_path, monkeypat
     ("options", "message"),
     [
         ({"price": -1.0}, "`price` must be positive. Received: -1.0"),
+        ({"memory": float("nan")}, "`memory` must be positive. Received: nan"),
+        ({"classes": 0}, "`classes` must be positive. Received: 0"),
+        ({"seconds": -1.0}, "`seconds` must be 0 or more. Received: -1.0"),
+        ({"seconds": float("inf")}, "`seconds` must be 0 or more. Received: inf"),
+        ({"steps": -1}, "`steps` must be 0 or more. Received: -1"),
         ({"devices": 3}, "must be a multiple of 3 replicas times 2"),
     ],
 )
