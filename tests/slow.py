@@ -19,6 +19,7 @@ SLOW = {
         "docs/test_ablation.py::test_every_arm_on_digits_killed_once",
     ),
     "whole commands, each with a training of its own": (
+        "planning/test_plan.py::test_the_command_measures",
         "test_train.py::test_every_policy_trains_with_deterministic_ops",
         "test_train.py::test_labels_made_ahead_train_the_same_student",
         "test_train.py::test_a_teacher_of_keras_applications_trains",

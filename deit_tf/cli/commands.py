@@ -76,6 +76,11 @@ def _plan(arguments: Namespace) -> None:
         if figure is not None:
             table.add_row(*_shown(name, figure))
     console().print(table)
+    if arguments.memory and found["micro_batches_that_fit"] is None:
+        print(
+            f"No number of micro-batches fits {arguments.memory / 1e9:g} GB: one image at a time "
+            "takes more. Choose a smaller model, or model.remat."
+        )
 
 
 def _shown(name: str, figure: float) -> tuple[str, str]:

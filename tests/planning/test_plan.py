@@ -63,6 +63,13 @@ def test_the_command_measures_on_the_data_and_writes_nothing(tmp_path, monkeypat
     assert list(Path(tmp_path).iterdir()) == []
 
 
+def test_the_command_says_where_nothing_fits(capsys):
+    model = ["--model.name", "deit_test", "--model.depth", "1", "--distill.kind", "none"]
+    light = ["--augment.recipe", "none", "--data.batch_size", "2"]
+    main(["plan", *model, *light, "--images", "64", "--classes", "2", "--memory", "0.01GB"])
+    assert "No number of micro-batches fits 0.01 GB" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
