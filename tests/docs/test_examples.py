@@ -93,7 +93,7 @@ def test_train_your_teacher(folder, tmp_path):
     )
     network = keras.saving.load_model(tmp_path / "teacher.keras")
     network.trainable = False
-    deit_tf.Teacher(network).check(deit_tf.create_model("deit_test", num_classes=3))
+    deit_tf.Teacher(network).check(classes=3, image_shape=(32, 32, 3))
 
 
 def test_export_and_ask_server(folder, model, tmp_path, capfd):
