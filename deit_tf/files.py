@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+CACHE_VARIABLE = "DEIT_TF_CACHE"  # the environment variable that puts the cache folder elsewhere
 CLASS_NAMES_FILE = "labels.txt"  # beside every model that knows its classes
 _PARTIAL = ".{stem}.partial.{process}{suffix}"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -71,6 +72,15 @@ def locked(folder: Path, name: str, doing: str, remedy: str) -> Iterator[None]:
         lock.release()
         with suppress(OSError):  # something was written
             folder.rmdir()
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what can be had again is kept, in the user's cache folder; it need not be there yet."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given).expanduser() / kind
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "deit_tf" / kind
 
 
 def remove_partial(folder: Path, stem: str = "*") -> None:

@@ -19,7 +19,7 @@ from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.files import read_json, replacing, write_json
-from deit_tf.runs import RunFolder, read_config
+from deit_tf.runs import RunFolder, read_config, working_folder
 from deit_tf.tasks import Task, masked_task, student_task, teacher_task
 from deit_tf.training.checkpoints import Checkpoints
 from deit_tf.training.loop import Loop
@@ -48,7 +48,7 @@ def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = F
         accept_changes: Whether to go on with a stopped run although its config differs, if it has
             as many steps per epoch.
     Returns:
-        The run folder.
+        The run folder; of one on an object store, the copy here.
     Raises:
         FileExistsError: If `config.out` holds a finished run, or files that are not of a run.
         BlockingIOError: If another process trains into it.
@@ -104,30 +104,30 @@ def _run(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
 
-    folder = RunFolder(Path(config.out))
-    goes_on = folder.is_stopped and not overwrite
-    if goes_on:
-        config, given = _as_begun(config, folder), _as_begun(given, folder)
-    rule = folder.split_rule if goes_on else "threshold"
-    sources = open_sources(config.data, rule)
-    facts = _facts(config, sources, strategy) | {"split": rule}
-
-    with _kept_for_this_process(folder, strategy), naming_unreadable(*sources):
-        folder.check_free(facts, overwrite)
-        if goes_on and not accept_changes:
-            begun = recipe(read_config(folder.config))
-            folder.check_unchanged(config, _as_begun(begun, folder), facts)
+    with working_folder(config.out, worker_of(strategy)[0]) as folder:
+        goes_on = folder.is_stopped and not overwrite
         if goes_on:
-            _warn_of_kernels(folder, facts)
+            config, given = _as_begun(config, folder), _as_begun(given, folder)
+        rule = folder.split_rule if goes_on else "threshold"
+        sources = open_sources(config.data, rule)
+        facts = _facts(config, sources, strategy) | {"split": rule}
 
-        with strategy.scope(), dtype_policy(config.precision):
-            keras.utils.set_random_seed(config.seed)
-            task = build(config, sources)
-            _say_batch(config, sources[0], strategy)
-            compile_trainer(task, config, sources[0].size)
-            task.batches(0, WHOLE)  # augmentation without sense is refused before a file is there
-            _begin(folder, given, facts, overwrite, strategy)
-            _train(task, config, folder, facts, strategy)
+        with _kept_for_this_process(folder, strategy), naming_unreadable(*sources):
+            folder.check_free(facts, overwrite)
+            if goes_on and not accept_changes:
+                begun = recipe(read_config(folder.config))
+                folder.check_unchanged(config, _as_begun(begun, folder), facts)
+            if goes_on:
+                _warn_of_kernels(folder, facts)
+
+            with strategy.scope(), dtype_policy(config.precision):
+                keras.utils.set_random_seed(config.seed)
+                task = build(config, sources)
+                _say_batch(config, sources[0], strategy)
+                compile_trainer(task, config, sources[0].size)
+                task.batches(0, WHOLE)  # senseless augmentation is refused before a file is there
+                _begin(folder, given, facts, overwrite, strategy)
+                _train(task, config, folder, facts, strategy)
 
     return folder.path
 
@@ -274,7 +274,9 @@ def _train(
         steps=facts["steps_per_epoch"],
         batch_size=config.data.batch_size,
         strategy=strategy,
-        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, chief),
+        checkpoints=Checkpoints(
+            folder.checkpoints, config.checkpoint.keep, chief, folder.on_checkpoint
+        ),
         every_steps=config.checkpoint.every_steps,
         log_steps=config.log_steps,
         figures=EpochFigures(folder.metrics, folder.tensorboard, chief),

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "deit_tf"
 
 # A file imports only from its own room and from ranks below it.
 RANKS = [
-    {"config", "config_files", "files", "losses", "native_log", "onednn"},
+    {"config", "config_files", "files", "losses", "native_log", "object_store", "onednn"},
     {"weights", "data", "models"},
     {"zoo", "training", "exporting"},
     {"runs"},

@@ -20,6 +20,7 @@ from deit_tf.cli.commands import COMMANDS, Command
 from deit_tf.cli.help import show_help
 from deit_tf.cli.parsers import group_parser, parse, top_parser
 from deit_tf.cli.refusals import nearest, printable, refuse
+from deit_tf.cli.stored_runs import with_local_runs
 
 HELP = ("-h", "--help")
 PIPE_CLOSED = 1
@@ -100,7 +101,7 @@ def _run(program: str, command: Command, parsed: Namespace) -> None:
     """Call a command, and turn whatever it raises into one line and a status."""
     try:
         _start(command, parsed.verbose)
-        status = command.run(parsed)
+        status = command.run(with_local_runs(parsed))
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as stop:
         raise SystemExit(_stop_status(program, stop)) from stop

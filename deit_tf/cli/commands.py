@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -55,7 +54,7 @@ def _label(arguments: Namespace) -> None:
     from deit_tf.distillation.make_labels import make_labels
 
     config = _config({**vars(arguments), "epochs": arguments.epochs[1]})
-    folder = config.distill.labels or Path(config.out, "labels")
+    folder = config.distill.labels or f"{config.out}/labels"
     made = make_labels(config, folder, range(*arguments.epochs), arguments.shard)
     console().print(f"Labels: {made}")
 

@@ -1,7 +1,8 @@
 """Which image files decode, found once: a file is decoded anew only where it is new or has changed.
 
 What was found is kept in the user's cache folder, one file per folder of images, which may be
-deleted at any time. A file of images is known by its place, its size and its time of modification.
+deleted at any time. An image is known by its place, its size and its time of modification; on an
+object store by its place.
 """
 
 import hashlib
@@ -20,11 +21,11 @@ import tensorflow as tf
 from rich.progress import track
 
 from deit_tf.data.decode import decode_image
-from deit_tf.files import replacing
+from deit_tf.files import cache_folder, replacing
+from deit_tf.object_store import StorePath, is_url
 
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "DEIT_TF_CACHE"  # the environment variable that puts the cache folder elsewhere
 BROKEN = -1  # in place of the fingerprint of a file that does not decode
 _UNKNOWN = -2
 CHECK = 1  # rises where another check would find something else
@@ -33,7 +34,7 @@ KEPT_EVERY = 1 << 16  # files: what a stopped process loses, at most
 YOUNGEST_SECONDS = 2.0
 
 
-def fingerprints_of(paths: Sequence[str], folder: Path) -> np.ndarray:
+def fingerprints_of(paths: Sequence[str], folder: Path | StorePath) -> np.ndarray:
     """Of the bytes of each file, int64 [n]; `BROKEN` where the training pipeline cannot decode it.
 
     Processes that check the same folder wait for the first, and find what it found.
@@ -44,8 +45,8 @@ def fingerprints_of(paths: Sequence[str], folder: Path) -> np.ndarray:
     """
     if not paths:
         return np.zeros(0, np.int64)
-    place = os.path.realpath(folder)
-    file = _cache_folder() / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}.npz"
+    place = str(folder) if isinstance(folder, StorePath) else os.path.realpath(folder)
+    file = cache_folder("checked") / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}.npz"
     keys, settled = _keys(paths, folder, place)
 
     found = _Found.read(file).look_up(keys)
@@ -134,15 +135,9 @@ class _Found:
             log.warning("What was found of images could not be kept: %s", error)
 
 
-def _cache_folder() -> Path:
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given).expanduser() / "checked"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "deit_tf" / "checked"
-
-
-def _keys(paths: Sequence[str], folder: Path, place: str) -> tuple[np.ndarray, np.ndarray]:
+def _keys(
+    paths: Sequence[str], folder: Path | StorePath, place: str
+) -> tuple[np.ndarray, np.ndarray]:
     """What each file is known by, uint64 [n, 2], and whether it has rested long enough, bool [n].
 
     Another TensorFlow may decode otherwise, so its version is part of it.
@@ -159,7 +154,11 @@ def _keys(paths: Sequence[str], folder: Path, place: str) -> tuple[np.ndarray, n
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
-    """Bytes, and nanoseconds of the last change; a file that has just gone counts as new."""
+    """Bytes, and nanoseconds of the last change; a file that has just gone counts as new, and one
+    on a store, which would have to be asked for each, never changes.
+    """
+    if is_url(path):
+        return 0, 0
     try:
         status = os.stat(path)
     except OSError:
@@ -168,7 +167,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _turn(file: Path, folder: Path) -> Iterator[bool]:
+def _turn(file: Path, folder: Path | StorePath) -> Iterator[bool]:
     """Wait until no other process checks the folder; gives whether the cache can be written."""
     lock = filelock.FileLock(file.with_suffix(".lock"))
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from deit_tf.data.checked_files import BROKEN, fingerprints_of
 from deit_tf.files import check_class_names
+from deit_tf.object_store import StorePath
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ NAMED = 5  # files named in a report
 SplitRule = Literal["threshold", "rank"]
 # Paths by class; as text, since a million of `Path` take minutes and gigabytes.
 Files = dict[str, list[str]]
+Folder = Path | StorePath
 
 
 @dataclass
@@ -38,7 +40,7 @@ class LeftOut:
     links: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
 
-    def report(self, folder: Path) -> None:
+    def report(self, folder: Folder) -> None:
         """Count and name it."""
         endings = f"have none of the endings {' '.join(IMAGE_SUFFIXES)}"
         report_left_out(self.endings, folder, endings)
@@ -46,7 +48,7 @@ class LeftOut:
         report_left_out(self.hidden, folder, "are hidden, as their names begin with a dot")
 
 
-def find_splits(folder: Path) -> tuple[Path, Path | None]:
+def find_splits(folder: Folder) -> tuple[Folder, Folder | None]:
     """Where the class folders lie, and where those to evaluate on, if they lie apart.
 
     Raises:
@@ -80,7 +82,7 @@ def find_splits(folder: Path) -> tuple[Path, Path | None]:
     return training[0], used[0] if used else None
 
 
-def scan(folder: Path) -> Files:
+def scan(folder: Folder) -> Files:
     """Image files by class folder, in the order of their paths; links are followed.
 
     Raises:
@@ -88,7 +90,7 @@ def scan(folder: Path) -> Files:
     """
     left_out, files = LeftOut(), {}
     for place in class_folders(folder):
-        files[place.name] = [entry.path for entry in _image_files(str(place), left_out)]
+        files[place.name] = [entry.path for entry in _images(place, left_out)]
     left_out.report(folder)
     if not files:
         raise ValueError(
@@ -143,7 +145,7 @@ class Decoded:
     fingerprints: np.ndarray
 
 
-def check_images(files: Files, folder: Path) -> Decoded:
+def check_images(files: Files, folder: Folder) -> Decoded:
     """Leave out, with a report, what does not decode; what is known of a file is not found anew."""
     paths = [path for each in files.values() for path in each]
     fingerprints = fingerprints_of(paths, folder)
@@ -179,7 +181,7 @@ def warn_of_copies(train: Decoded, held_out: Decoded) -> None:
     )
 
 
-def check_not_empty(files: Files, folder: Path) -> None:
+def check_not_empty(files: Files, folder: Folder) -> None:
     """Check that each class has an image.
 
     Raises:
@@ -192,46 +194,50 @@ def check_not_empty(files: Files, folder: Path) -> None:
         )
 
 
-def class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Folder) -> list[Folder]:
     """The folders in a folder, in the order of their names; hidden ones are none."""
     return sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir()
     )
 
 
-def all_images(folder: Path) -> list[Path]:
+def all_images(folder: Folder) -> list[Folder]:
     """Every image file below a folder, by path; what is left out is not reported."""
-    return [Path(entry.path) for entry in _image_files(str(folder), LeftOut())]
+    return [type(folder)(entry.path) for entry in _images(folder, LeftOut())]
 
 
-def image_sizes(folder: Path) -> dict[str, int]:
-    """The bytes of every image file below a folder, by its path within."""
+def image_sizes(folder: Folder) -> dict[str, int | None]:
+    """The bytes of every image file below a folder, by its path within; None of one on a store,
+    which would have to be asked for each.
+    """
     within = len(os.path.join(folder, ""))
-    found = _image_files(str(folder), LeftOut())
-    return {entry.path[within:].replace(os.sep, "/"): entry.stat().st_size for entry in found}
+    return {
+        entry.path[within:].replace(os.sep, "/"): _size(entry)
+        for entry in _images(folder, LeftOut())
+    }
 
 
-def report_left_out(paths: Iterable[str], folder: Path, reason: str) -> None:
+def report_left_out(paths: Iterable[str], folder: Folder, reason: str) -> None:
     """Count and name files that are left out."""
-    paths = sorted(paths)
+    paths, within = sorted(paths), len(os.path.join(folder, ""))
     if paths:
-        named = ", ".join(readable(Path(path).relative_to(folder)) for path in paths[:NAMED])
+        named = ", ".join(readable(path[within:]) for path in paths[:NAMED])
         more = ", ..." * (len(paths) > NAMED)
         log.warning("Left out %d of %s that %s: %s%s", len(paths), folder, reason, named, more)
 
 
-def readable(path: Path) -> str:
+def readable(path: str | Path) -> str:
     """A path with its bytes that are no UTF-8 escaped, so that it can be printed."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _named_as(folder: Path, names: Sequence[str]) -> list[Path]:
+def _named_as(folder: Folder, names: Sequence[str]) -> list[Folder]:
     """The folders in a folder with one of these names, in any case, in the order of `names`."""
     found = [path for path in class_folders(folder) if path.name.lower() in names]
     return sorted(found, key=lambda path: names.index(path.name.lower()))
 
 
-def _report_unused(folder: Path, training: Path, evaluation: list[Path]) -> None:
+def _report_unused(folder: Folder, training: Folder, evaluation: list[Folder]) -> None:
     """Name the folders beside the splits that play no part, and say what is held out."""
     used = {training, *evaluation}
     others = [path.name for path in class_folders(folder) if path not in used]
@@ -242,6 +248,26 @@ def _report_unused(folder: Path, training: Path, evaluation: list[Path]) -> None
         unused = "%s: trained on %s, evaluated on %s; not used: %s"
         held_out = evaluation[0].name if evaluation else f"a share of {training.name}"
         log.warning(unused, folder, training.name, held_out, ", ".join(others[:NAMED]))
+
+
+def _images(folder: Folder, left_out: LeftOut) -> Iterator[os.DirEntry | StorePath]:
+    """The image files below a folder, by path."""
+    if isinstance(folder, StorePath):
+        return _stored_images(folder, left_out)
+    return _image_files(str(folder), left_out)
+
+
+def _stored_images(folder: StorePath, left_out: LeftOut) -> Iterator[StorePath]:
+    """Those on a store, by one question for each folder: what ends as an image is no folder."""
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            left_out.hidden.append(entry.path)
+        elif _ends_as_image(entry.name):
+            yield entry
+        elif entry.is_dir():
+            yield from _stored_images(entry, left_out)
+        else:
+            left_out.endings.append(entry.path)
 
 
 def _image_files(
@@ -269,10 +295,18 @@ def _image_files(
             yield from _image_files(entry.path, left_out, (*above, place))
         elif not entry.is_file():
             left_out.links.append(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
+        elif not _ends_as_image(entry.name):
             left_out.endings.append(entry.path)
         else:
             yield entry
+
+
+def _ends_as_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _size(entry: os.DirEntry | StorePath) -> int | None:
+    return None if isinstance(entry, StorePath) else entry.stat().st_size
 
 
 def _checksum(path: str) -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.data.folders import all_images
+from deit_tf.data.folders import Folder, all_images
 from deit_tf.data.sources import Source
 
 log = logging.getLogger(__name__)
 
 
-def real_source(folder: Path, file: Path) -> tuple[Source, list[frozenset[int]]]:
+def real_source(folder: Folder, file: Path) -> tuple[Source, list[frozenset[int]]]:
     """Open the validation images with the labels of real.json.
 
     Args:

@@ -6,7 +6,6 @@ A source knows paths, labels and class names, and nothing of pixels, batches or 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import tensorflow as tf
 from deit_tf.config import DataConfig, check_data
 from deit_tf.data import folders
 from deit_tf.files import check_class_names
+from deit_tf.object_store import local_or_stored
 
 SHUFFLE_BUFFER = 50_000  # TFRecords of TensorFlow Datasets that are shuffled at a time, at most
 LONGEST = 300  # characters of another library's error
@@ -70,10 +70,11 @@ def open_sources(
         return digits()
     if config.source.startswith("tfds:"):
         return tensorflow_datasets(config)
-    folder = Path(config.source).expanduser()
+    folder = local_or_stored(config.source)
     if not folder.is_dir():
         raise FileNotFoundError(
-            "`data.source` is 'digits', 'tfds:NAME' or a folder of class folders. Received: "
+            "`data.source` is 'digits', 'tfds:NAME' or a folder of class folders, here or on a "
+            "store (`gs://BUCKET/FOLDER`). Received: "
             f"{config.source!r}, and there is no such folder."
         )
     return image_folder(folder, config.holdout, config.verify, rule)
@@ -81,7 +82,7 @@ def open_sources(
 
 def open_whole(config: DataConfig) -> Source:
     """Open images to evaluate on: all of a folder of class folders, else what is not trained on."""
-    folder = Path(config.source).expanduser()
+    folder = local_or_stored(config.source)
     if not folder.is_dir():
         return open_sources(config)[1]
 
@@ -102,7 +103,7 @@ def open_whole(config: DataConfig) -> Source:
 
 
 def image_folder(
-    folder: Path, holdout: float, verify: bool, rule: folders.SplitRule = "threshold"
+    folder: folders.Folder, holdout: float, verify: bool, rule: folders.SplitRule = "threshold"
 ) -> tuple[Source, Source]:
     """Open a folder of class folders, or one with `train/` and, if it has it, `val/` of such.
 
@@ -140,7 +141,10 @@ def image_folder(
 
 
 def _check_known(
-    held_out: folders.Files, names: Sequence[str], evaluation: Path | None, training: Path
+    held_out: folders.Files,
+    names: Sequence[str],
+    evaluation: folders.Folder | None,
+    training: folders.Folder,
 ) -> None:
     """Refuse classes to evaluate on that are not trained on."""
     if unknown := sorted(set(held_out) - set(names)):

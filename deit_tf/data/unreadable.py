@@ -7,13 +7,13 @@ within `naming_unreadable`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import tensorflow as tf
 
 from deit_tf.data.checked_files import undecodable
 from deit_tf.data.folders import NAMED, readable
 from deit_tf.data.sources import Source
+from deit_tf.object_store import is_file
 
 # What a file that is gone, shut, cut short or no picture makes TensorFlow raise.
 _OF_FILES = (
@@ -51,11 +51,10 @@ def naming_unreadable(*sources: Source | None) -> Iterator[None]:
         ) from error
 
 
-def unreadable(source: Source) -> list[Path]:
+def unreadable(source: Source) -> list[str]:
     """The files of a source that are gone; if none is, those that do not decode.
 
     None of a source without files of its own.
     """
     files = [os.fsdecode(file) for file in source.files]
-    gone = [file for file in files if not os.path.isfile(file)]
-    return [Path(file) for file in gone or undecodable(files)]
+    return [file for file in files if not is_file(file)] or undecodable(files)

@@ -27,6 +27,7 @@ from deit_tf.data.sources import SHUFFLE_BUFFER
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
+from deit_tf.object_store import StorePath, local_or_stored, read_beginning
 from deit_tf.runs import RunFolder
 from deit_tf.weights.files import SAFETENSORS, TORCH_FILES
 
@@ -207,9 +208,9 @@ def _short(value: Any, other: Any) -> str:
     return value[:12] + "..." if isinstance(value, str) and len(value) == 64 else json.dumps(value)
 
 
-def _folder(source: str) -> Path | None:
+def _folder(source: str) -> Path | StorePath | None:
     named = source == "digits" or source.startswith("tfds:")
-    return None if named else Path(source).expanduser()
+    return None if named else local_or_stored(source)
 
 
 def _content(source: str, sources: Sequence[Source]) -> str:
@@ -218,8 +219,10 @@ def _content(source: str, sources: Sequence[Source]) -> str:
     return _sample(sources) if folder is None else _listing(folder)
 
 
-def _listing(folder: Path) -> str:
-    """Checksum of the names and sizes of the images in a folder, wherever it lies."""
+def _listing(folder: Path | StorePath) -> str:
+    """Checksum of the names and sizes of the images in a folder, wherever it lies; on a store of
+    their names alone.
+    """
     digest, sizes = hashlib.sha256(), image_sizes(folder)
     for name in sorted(sizes):
         digest.update(os.fsencode(name) + f"\t{sizes[name]}\n".encode())
@@ -230,8 +233,7 @@ def _first_bytes(files: Sequence[bytes]) -> str:
     """Checksum of how files from all over begin: others may have the same names and sizes."""
     digest = hashlib.sha256()
     for file in files[:: max(1, len(files) // SAMPLED)][:SAMPLED]:
-        with open(file, "rb") as content:
-            digest.update(content.read(BEGINNING))
+        digest.update(read_beginning(file, BEGINNING))
     return digest.hexdigest()
 
 

@@ -30,6 +30,7 @@ from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_labels import check_same, run_facts, student_processor
 from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.files import locked
+from deit_tf.object_store import is_url
 from deit_tf.training.precision import dtype_policy
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def make_labels(
         BlockingIOError: If another process makes this share.
         ImportError: If the teacher needs a library that is not installed, such as keras-hub.
     """
-    _check_making(config, epochs, shard)
+    _check_making(config, folder, epochs, shard)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     sources, folder = open_sources(config.data), Path(folder)
@@ -125,8 +126,15 @@ def _make(
     return folder
 
 
-def _check_making(config: TrainConfig, epochs: range, shard: tuple[int, int]) -> None:
+def _check_making(
+    config: TrainConfig, folder: str | Path, epochs: range, shard: tuple[int, int]
+) -> None:
     check_labeling(config)
+    if is_url(folder):
+        raise ValueError(
+            "`distill.labels` is a folder that all who make labels share, and no object store. "
+            f"Received: {folder}"
+        )
     if not len(epochs) or epochs.start < 0 or epochs.step != 1:
         raise ValueError(
             f"`epochs` are A:B with 0 <= A < B. Received: {epochs.start}:{epochs.stop}"

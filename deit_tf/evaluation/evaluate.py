@@ -23,6 +23,7 @@ from deit_tf.data.sources import open_whole
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.evaluation.predict import Opened, open_model, run_above
 from deit_tf.files import csv_cell, replacing, write_json
+from deit_tf.object_store import local_or_stored
 from deit_tf.runs import class_order
 
 OWN = "own"  # the preprocessing that the model came with
@@ -125,7 +126,7 @@ def _images(
     right classes, these.
     """
     if real_labels is not None:
-        return real_source(Path(source), Path(real_labels))
+        return real_source(local_or_stored(source), Path(real_labels))
     if source is not None:
         return open_whole(replace(data, source=source)), None
     return open_sources(data, rule)[1], None

@@ -2,6 +2,7 @@
 
 from deit_tf.runs.folder import RunFolder, read_config, run_config, write_config
 from deit_tf.runs.load import Run, class_order, is_keras, load_network, load_run
+from deit_tf.runs.mirror import local_copy, working_folder
 
 __all__ = [
     "Run",
@@ -10,7 +11,9 @@ __all__ = [
     "is_keras",
     "load_network",
     "load_run",
+    "local_copy",
     "read_config",
     "run_config",
+    "working_folder",
     "write_config",
 ]

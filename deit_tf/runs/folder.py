@@ -18,9 +18,9 @@ import logging
 import re
 import shutil
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -67,9 +67,11 @@ class RunFolder:
 
     Args:
         path: The folder.
+        on_checkpoint: Called after each checkpoint that is written here.
     """
 
     path: Path
+    on_checkpoint: Callable[[], None] = field(default=lambda: None, compare=False)
 
     @property
     def config(self) -> Path:

@@ -7,6 +7,7 @@ metadata where the run stands. These are for going on with a run; models to use 
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,10 +52,18 @@ class Checkpoints:
         folder: Where they lie.
         keep: How many of the last ones stay, at least 1, besides the best.
         writes: Whether this process writes; the others of a cluster only read.
+        on_written: Called after each.
     """
 
-    def __init__(self, folder: Path, keep: int, writes: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        writes: bool = True,
+        on_written: Callable[[], None] = lambda: None,
+    ):
         self.folder, self.keep, self.writes = folder, keep, writes
+        self.on_written = on_written
 
     def files(self) -> list[Path]:
         """All of them, the oldest first."""
@@ -99,6 +108,7 @@ class Checkpoints:
         for old in self.files()[: -self.keep]:
             if old != best:
                 old.unlink()
+        self.on_written()
 
     def restore(self, variables: dict[str, keras.Variable]) -> Position | None:
         """Read the newest one that is whole into `variables`; None where there is not any file.
