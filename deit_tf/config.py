@@ -202,7 +202,8 @@ class DataConfig:
 
     Args:
         source: `digits` (bundled with scikit-learn), `tfds:NAME` for a TensorFlow Datasets builder,
-            or a folder of class folders, optionally below `train/` and `val/`.
+            or a folder of class folders, optionally below `train/` and `val/`, here or on an object
+            store, `gs://BUCKET/FOLDER`.
         train_split: TFDS only: the split to train on, or several joined by `+`.
         eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
         data_dir: TFDS only: where the prepared data set lies.
@@ -509,7 +510,7 @@ class TrainConfig:
             at the latest until a checkpoint or the end of the epoch. A loss that is not finite is
             seen then.
         checkpoint: What is kept for going on after a stop.
-        out: Run directory.
+        out: Run directory, here or on an object store.
     """
 
     task: Literal["classify", "masked"] = "classify"
