@@ -18,6 +18,7 @@ _PLACES = {
     "ImageProcessor": "deit_tf.data.preprocess",
     "MaskedTrainer": "deit_tf.training.trainer",
     "ModelConfig": "deit_tf.config",
+    "MultilabelDistiller": "deit_tf.distillation.multilabel",
     "Teacher": "deit_tf.distillation.teacher",
     "attention_maps": "deit_tf.models.features",
     "build_deit": "deit_tf.models.deit",
@@ -34,7 +35,12 @@ _PLACES = {
     "to_reference": "deit_tf.weights.names",
 }
 _MODULES = {"config": "deit_tf.config", "data": "deit_tf.data", "optim": "deit_tf.training.optim"}
-_REGISTERING = ("deit_tf.models.layers", "deit_tf.models.masked", "deit_tf.distillation.distiller")
+_REGISTERING = (
+    "deit_tf.models.layers",
+    "deit_tf.models.masked",
+    "deit_tf.distillation.distiller",
+    "deit_tf.distillation.multilabel",
+)
 
 __all__ = [*_PLACES, *_MODULES]  # noqa: PLE0604, they are strings
 

@@ -203,14 +203,21 @@ class DataConfig:
     Args:
         source: `digits` (bundled with scikit-learn), `tfds:NAME` for a TensorFlow Datasets builder,
             or a folder of class folders, optionally below `train/` and `val/`, here or on an object
-            store, `gs://BUCKET/FOLDER`.
+            store, `gs://BUCKET/FOLDER`; for `task` multilabel a `.csv` or `.jsonl` file of pictures
+            and their labels, here.
         train_split: TFDS only: the split to train on, or several joined by `+`.
         eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
         data_dir: TFDS only: where the prepared data set lies.
+        label_field: TFDS only: the feature that is the label, or a sequence of them, such as
+            objects/label; by default `label`, else `labels`.
         shuffle_mb: TFDS only, of builders written as TFRecord: memory in MB of the images that are
             shuffled at a time, 50,000 at most; null sets no bound in bytes, as in runs of before.
         holdout: Share of each class kept for evaluation where a folder has no `val/`.
         verify: Decode every file of a folder once and leave out, with a report, what is no image.
+        class_weights: What an image of each class counts for in the loss of training: `balanced`,
+            so that all classes count alike, or a list of numbers in the order of the class names;
+            null counts images. For `task` multilabel, factors of the part of the loss that holds
+            where a class is there; balanced then means images without it over images with it.
         batch_size: Images per step, over all devices.
         crop_ratio: Evaluation resizes the short side to size / crop_ratio before the center crop.
         mean: Mean of the pixels scaled to 0..1, per channel.
@@ -223,9 +230,11 @@ class DataConfig:
     train_split: str = "train"
     eval_split: str | None = None
     data_dir: str | None = None
+    label_field: str | None = None
     shuffle_mb: int | None = 2048
     holdout: float = 0.1
     verify: bool = True
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     batch_size: int = 64
     crop_ratio: float = 0.875
     mean: Triple = IMAGENET_MEAN
@@ -299,6 +308,19 @@ class AugmentConfig:
                 )
 
         return resolved
+
+    def for_several_labels(self) -> "AugmentConfig":
+        """The same config for images of any number of labels, which are not smoothed.
+
+        Raises:
+            ValueError: If smoothing was asked for.
+        """
+        if self.label_smoothing:
+            raise ValueError(
+                "`augment.label_smoothing` spreads one label over all classes, and is 0 for `task` "
+                f"multilabel. Received: {self.label_smoothing}"
+            )
+        return replace(self, label_smoothing=0.0)
 
 
 _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
@@ -484,8 +506,9 @@ class TrainConfig:
     """One training run.
 
     Args:
-        task: `classify` learns labels, with or without a teacher; `masked` pre-trains the trunk
-            without labels, by masked image modeling.
+        task: `classify` learns labels, with or without a teacher; `multilabel` the same of images
+            with any number of labels; `masked` pre-trains the trunk without labels, by masked image
+            modeling.
         model: The student.
         data: Its images.
         augment: Their augmentation.
@@ -513,7 +536,7 @@ class TrainConfig:
         out: Run directory, here or on an object store.
     """
 
-    task: Literal["classify", "masked"] = "classify"
+    task: Literal["classify", "multilabel", "masked"] = "classify"
     model: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -561,6 +584,7 @@ def check_config(config: TrainConfig) -> None:
         )
 
     distill = config.distill
+    _check_task(config)
     if distill.train_heads != "mean" and distill.kind != "none":
         raise ValueError(
             "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
@@ -583,6 +607,17 @@ def check_data(config: DataConfig) -> None:
         raise ValueError(f"`data.shuffle_mb` is from 1, or null. Received: {config.shuffle_mb}")
     if not 0 < config.holdout < 1:
         raise ValueError(f"`data.holdout` is a share between 0 and 1. Received: {config.holdout}")
+    weights = config.class_weights
+    if weights not in (None, "balanced") and not _are_weights(weights):
+        raise ValueError(
+            "`data.class_weights` is balanced, a list of numbers above 0, or null. Received: "
+            f"{weights!r}"
+        )
+
+
+def _are_weights(weights: Any) -> bool:
+    is_list = isinstance(weights, tuple | list) and len(weights) > 0
+    return is_list and all(_is_number(each) and each > 0 for each in weights)
 
 
 def check_labeling(config: TrainConfig) -> None:
@@ -601,6 +636,29 @@ def check_labeling(config: TrainConfig) -> None:
         raise ValueError(
             "`distill.kind` soft needs `distill.top_k`, how many logits to keep, such as 10. "
             "Received: 0"
+        )
+
+
+def _check_task(config: TrainConfig) -> None:
+    """Refuse what the other tasks alone have."""
+    distill = config.distill
+    if config.task == "masked" and config.data.class_weights is not None:
+        raise ValueError(
+            "`data.class_weights` is for tasks with labels, and `task` masked has none. Set it to "
+            f"null. Received: {config.data.class_weights!r}"
+        )
+    if config.task != "multilabel" or distill.kind == "none":
+        return
+
+    if distill.labels:
+        raise ValueError(
+            "`distill.labels` holds one class of an image and not several: for `task` multilabel "
+            f"set it to null, and `distill.teacher` to a run. Received: {distill.labels!r}"
+        )
+    if distill.normalization != "batchmean":
+        raise ValueError(
+            "`distill.normalization` is of a softmax: `task` multilabel takes the mean over the "
+            f"classes. Leave it at batchmean. Received: {distill.normalization!r}"
         )
 
 

@@ -60,6 +60,56 @@ def soft_distillation(
     return divergence / logits.shape[-1] if normalization == "numel" else divergence
 
 
+def multilabel_cross_entropy(logits, targets, class_weights=None):
+    """Cross-entropy of each class by itself, there or not, for images of several labels or none.
+
+    Args:
+        logits: [B, C].
+        targets: [B, C], each 0..1; rows may sum to anything.
+        class_weights: [C], factors of the part that holds where a class is there, torch's
+            `pos_weight`; None leaves them 1.
+    Returns:
+        [B], nats per image and class.
+    Source: torch, binary_cross_entropy_with_logits.
+    """
+    logits = _wide(logits)
+    targets = ops.cast(targets, logits.dtype)
+    there = targets * ops.softplus(-logits)  # [B, C]
+    if class_weights is not None:
+        there = there * ops.cast(class_weights, logits.dtype)
+    return ops.mean(there + (1 - targets) * ops.softplus(logits), axis=-1)
+
+
+def multilabel_hard_distillation(logits, teacher_logits):
+    """Cross-entropy against what the teacher takes to be there: the classes of probability above
+    1/2.
+
+    Args:
+        logits: [B, C] of the student.
+        teacher_logits: [B, C]; only their signs count.
+    Returns:
+        [B], nats per image and class.
+    """
+    return multilabel_cross_entropy(logits, ops.cast(teacher_logits > 0, _wide(logits).dtype))
+
+
+def multilabel_soft_distillation(logits, teacher_logits, temperature: float = 1.0):
+    """Kullback-Leibler divergence from the teacher's softened probability of each class, times
+    temperature squared.
+
+    Args:
+        logits: [B, C] of the student.
+        teacher_logits: [B, C].
+        temperature: Divides both logits.
+    Returns:
+        [B], nats per image and class; 0 where both agree.
+    """
+    student, teacher = _wide(logits) / temperature, _wide(teacher_logits) / temperature
+    softened = ops.sigmoid(teacher)
+    entropy = multilabel_cross_entropy(teacher, softened)
+    return (multilabel_cross_entropy(student, softened) - entropy) * temperature**2
+
+
 def masked_l1(images, reconstruction, mask):
     """Mean absolute error on the hidden pixels, over batch and channels (SimMIM, section 3.4).
 
@@ -97,6 +147,13 @@ def _masked_error(images, reconstruction, mask):
     hidden = ops.cast(ops.reshape(mask, (-1, height // patch, width // patch)), "float32")
     hidden = ops.repeat(ops.repeat(hidden, patch, axis=1), patch, axis=2)  # [B, H, W]
     return ops.sum(ops.abs(_wide(images) - _wide(reconstruction)), axis=-1) * hidden, hidden
+
+
+def image_weights(targets, class_weights):
+    """What an image counts for, [B], by its labels [B, C]: the weight of its class, of mixed labels
+    the mean by their shares. That is what Keras's `fit` makes of `class_weight`, for one label.
+    """
+    return ops.sum(targets * ops.cast(class_weights, targets.dtype), axis=-1)
 
 
 def smooth(targets, label_smoothing: float):

@@ -1,4 +1,7 @@
-"""What a run trains on what: a student, with its teacher; a teacher; a trunk on masked images."""
+"""What a run trains on what: a student, with its teacher; a teacher; a trunk on masked images.
+
+`TASKS` has what `task` in a config builds.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +19,11 @@ from deit_tf.data import (
     masked_eval_dataset,
     train_dataset,
 )
+from deit_tf.data.class_weights import class_weights
 from deit_tf.data.order import Part
 from deit_tf.distillation.distiller import Distiller
 from deit_tf.distillation.kinds import NONE
+from deit_tf.distillation.multilabel import MultilabelDistiller
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_labels import Cache, open_cache, student_processor
 from deit_tf.distillation.teacher_sources import build_teacher, load_teacher
@@ -58,7 +63,8 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
     """A student that learns labels, and from a teacher where the config has one.
 
     Raises:
-        ValueError: If the data has less than two classes, or the teacher cannot teach them.
+        ValueError: If the data has less than two classes, images of several labels, or the teacher
+            cannot teach them.
         FileNotFoundError: If the teacher, or weights to start from, are not there.
     """
     class_names, distill = _class_names(config, sources[0]), config.distill
@@ -78,6 +84,7 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
         normalization=distill.normalization,
         train_heads="both" if distill.train_heads == "both" else "mean",
         processor=processor,
+        class_weights=class_weights(config.data.class_weights, sources[0]),
     )
 
     batches, evaluation = _labeled(config, sources, processor, cache)
@@ -85,8 +92,37 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
     return Task(distiller, "student", distill.kind, batches, evaluation, learns)
 
 
+def multilabel_task(config: TrainConfig, sources: Sources) -> Task:
+    """A student that learns any number of labels of an image, and from a teacher of the same task
+    where the config has one.
+
+    Raises:
+        ValueError: If the data has less than two classes, images of one label each, or the teacher
+            cannot teach them.
+        FileNotFoundError: If the teacher, or weights to start from, are not there.
+    """
+    class_names, distill = _class_names(config, sources[0]), config.distill
+    _check_out(config)
+    student = _build_student(config, len(class_names))
+    processor = ImageProcessor.from_config(config.data, student.input_shape[1:3])
+    distiller = MultilabelDistiller(
+        student,
+        _teacher(config, class_names, processor),
+        kind=distill.kind,
+        alpha=distill.alpha,
+        temperature=distill.temperature,
+        train_heads="both" if distill.train_heads == "both" else "mean",
+        processor=processor,
+        class_weights=class_weights(config.data.class_weights, sources[0]),
+    )
+
+    batches, evaluation = _labeled(config, sources, processor)
+    learns = LEARNS[config.model.trainable]
+    return Task(distiller, "student", distill.kind, batches, evaluation, learns)
+
+
 def teacher_task(config: TrainConfig, sources: Sources) -> Task:
-    """The convnet of `config.teacher`, on labels alone.
+    """The convnet of `config.teacher`, on labels alone; of several labels where `task` is so.
 
     Raises:
         ValueError: If the data has less than two classes, or there is no such convnet.
@@ -95,8 +131,14 @@ def teacher_task(config: TrainConfig, sources: Sources) -> Task:
     size = config.teacher.image_size or student_processor(config).size
     processor = ImageProcessor.from_config(config.data, size)
     network = build_teacher(config.teacher, classes, processor)
+    weights = class_weights(config.data.class_weights, sources[0])
+    if config.task == "multilabel":
+        trainer = MultilabelDistiller(network, kind=NONE, class_weights=weights)
+    else:
+        trainer = LabelTrainer(network, class_weights=weights)
+
     batches, evaluation = _labeled(config, sources, processor)
-    return Task(LabelTrainer(network), "teacher", "teacher", batches, evaluation)
+    return Task(trainer, "teacher", "teacher", batches, evaluation)
 
 
 def masked_task(config: TrainConfig, sources: Sources) -> Task:
@@ -153,7 +195,7 @@ def _teacher(
             "train-teacher` and set `distill.teacher` to its run; or set `distill.labels` to what "
             "`deit-tf label` made, or `distill.kind` to none."
         )
-    return load_teacher(distill.teacher, class_names, processor)
+    return load_teacher(distill.teacher, class_names, processor, config.task == "multilabel")
 
 
 def _labeled(
@@ -185,13 +227,35 @@ def _labeled(
         stream = eval_dataset(held_out, config.data, processor, part=part)
         if cache:
             return cache.attach_held_out(stream, part)
+        if held_out.multilabel:
+            return stream
         return stream.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
     return batches, evaluation
 
 
+# What `task` builds, from a config and its sources.
+TASKS: dict[str, Callable[[TrainConfig, Sources], Task]] = {
+    "classify": student_task,
+    "multilabel": multilabel_task,
+    "masked": masked_task,
+}
+
+
 def _class_names(config: TrainConfig, source: Source) -> tuple[str, ...]:
-    """The classes to tell apart, two at least."""
+    """The classes to tell apart, two at least, of images with as many labels as the task learns."""
+    several = config.task == "multilabel"
+    if source.multilabel and not several:
+        raise ValueError(
+            f"{source.name} has images of several labels, or of none: a softmax cannot learn them. "
+            f"Set `task` to multilabel. Received: {config.task}"
+        )
+    if several and not source.multilabel:
+        raise ValueError(
+            "`task` multilabel takes images of any number of labels: as `data.source` a `.csv` or "
+            "`.jsonl` file that names them, or a builder of TensorFlow Datasets with a sequence of "
+            f"them. {source.name} has one class for each image: set `task` to classify."
+        )
     if len(source.class_names) < 2:
         raise ValueError(
             "`data.source` needs two classes at least to tell apart, each a folder of images where "

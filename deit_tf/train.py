@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from deit_tf import onednn
-from deit_tf.config import DistillConfig, TrainConfig, check_config
+from deit_tf.config import AugmentConfig, DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
 from deit_tf.data.order import WHOLE
 from deit_tf.data.unreadable import naming_unreadable
@@ -20,7 +20,7 @@ from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.files import read_json, replacing, write_json
 from deit_tf.runs import RunFolder, read_config, working_folder
-from deit_tf.tasks import Task, masked_task, student_task, teacher_task
+from deit_tf.tasks import TASKS, Task, teacher_task
 from deit_tf.training.checkpoints import Checkpoints
 from deit_tf.training.loop import Loop
 from deit_tf.training.metrics import EpochFigures
@@ -59,8 +59,7 @@ def train(config: TrainConfig, overwrite: bool = False, accept_changes: bool = F
         OSError: If the disk is full; the checkpoints before stay whole.
         KeyboardInterrupt, SystemExit: At Ctrl-C and SIGTERM, after a checkpoint was written.
     """
-    build = masked_task if config.task == "masked" else student_task
-    return _run(config, build, overwrite, accept_changes)
+    return _run(config, TASKS[config.task], overwrite, accept_changes)
 
 
 def train_teacher(
@@ -72,7 +71,7 @@ def train_teacher(
     `config.teacher`.
     """
     log.info("A teacher is trained by the settings teacher.epochs, teacher.optim, teacher.augment.")
-    augment = config.teacher.augment.resolve()
+    augment = _resolved(config.teacher.augment, config)
     config = replace(config, teacher=replace(config.teacher, augment=augment))
     return _run(config, teacher_task, overwrite, accept_changes, _recipe_of_teacher)
 
@@ -97,7 +96,7 @@ def _run(
     recipe: Callable[[TrainConfig], TrainConfig] = lambda config: config,
 ) -> Path:
     """Run what `recipe` makes of `config`; config.yaml gets `config` itself, for the student."""
-    given = replace(config, augment=config.augment.resolve())
+    given = replace(config, augment=_resolved(config.augment, config))
     config = recipe(given)
     check_config(config)
     strategy = open_strategy(config.strategy)  # before anything is computed
@@ -130,6 +129,11 @@ def _run(
                 _train(task, config, folder, facts, strategy)
 
     return folder.path
+
+
+def _resolved(augment: AugmentConfig, config: TrainConfig) -> AugmentConfig:
+    """An augmentation with the values of its recipe, for the task of a run."""
+    return (augment.for_several_labels() if config.task == "multilabel" else augment).resolve()
 
 
 def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:

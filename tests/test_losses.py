@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -41,3 +42,29 @@ def test_smoothing_keeps_the_sum():
     smoothed = np.array(losses.smooth(ops.eye(4), 0.1))
     np.testing.assert_allclose(smoothed.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(smoothed[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)
+
+
+def test_several_labels_against_keras_and_by_hand():
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(5, 3)), rng.random((5, 3))
+    expected = keras.losses.binary_crossentropy(targets, logits, from_logits=True)
+    ours = losses.multilabel_cross_entropy(logits, targets)
+    np.testing.assert_allclose(ours, expected, atol=TOLERANCE)
+
+    # -log sigmoid(0) = log 2: twice for the class that is there, once for the other, over two
+    weighted = losses.multilabel_cross_entropy([[0.0, 0.0]], [[1.0, 0.0]], [2.0, 5.0])
+    np.testing.assert_allclose(weighted, [1.5 * np.log(2)], atol=TOLERANCE)
+    large = losses.multilabel_cross_entropy([[100.0, -100.0]], [[0.0, 1.0]])
+    np.testing.assert_allclose(large, [100], rtol=1e-6)  # neither infinite nor lost
+
+
+def test_soft_labels_of_a_teacher_that_agrees_cost_nothing():
+    logits = np.random.default_rng(0).normal(size=(4, 3))
+    loss = losses.multilabel_soft_distillation(logits, logits, temperature=3.0)
+    np.testing.assert_allclose(loss, np.zeros(4), atol=TOLERANCE)
+    assert np.min(losses.multilabel_soft_distillation(logits, -logits)) > 0
+
+
+def test_a_mixed_label_counts_by_its_shares():
+    targets = ops.convert_to_tensor([[1.0, 0.0], [0.25, 0.75]])
+    np.testing.assert_allclose(losses.image_weights(targets, [2.0, 4.0]), [2.0, 3.5])

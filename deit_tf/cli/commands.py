@@ -112,7 +112,7 @@ def _evaluate(arguments: Namespace) -> None:
 
     table = _table("", arguments.path)
     for name, figure in figures.items():
-        share = name.startswith("top")
+        share = name.startswith(("top", "f1_", "mean_average_precision"))
         shown = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
         table.add_row(name, shown)
 
@@ -269,7 +269,9 @@ COMMANDS = {
     ),
     "preview": Command("draw what the student will be fed", parsers.preview_parser, _preview),
     "evaluate": Command(
-        "top-1 and top-5 of a model in any form", parsers.evaluation_parser, _evaluate
+        "top-1 and top-5 of a model in any form, or mAP and F1",
+        parsers.evaluation_parser,
+        _evaluate,
     ),
     "predict": Command("name what is in image files", parsers.prediction_parser, _predict),
     "convert": Command(

@@ -44,7 +44,8 @@ def train_dataset(
         part: Which share of every batch to make, counted from 0, and of how many; a worker of
             several reads and decodes no other images, but for those that are mixed with its own.
     Returns:
-        Batches of float32 [B, H, W, 3], normalized, and float32 [B, C], rows summing to 1.
+        Batches of float32 [B, H, W, 3], normalized, and float32 [B, C], rows summing to 1; of a
+        source of several labels each 0..1, 1 where a class is there.
     Raises:
         ValueError: If there are fewer images than a batch, or the augmentation makes no sense.
     Differs: the original repeats images in distributed training alone, and drops what does not
@@ -52,7 +53,7 @@ def train_dataset(
     """
     from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
 
-    augment = augment.resolve()
+    augment = (augment.for_several_labels() if source.multilabel else augment).resolve()
     mixes = bool(augment.mixup or augment.cutmix)
     rows = Rows.of_part(part, data.batch_size, group_size(data.batch_size, augment))
     made = rows.in_whole_groups() if mixes else rows
@@ -60,6 +61,8 @@ def train_dataset(
     image, classes = stream.augmented(), len(source.class_names)
 
     def draw(item):
+        if source.multilabel:
+            return image(item), item["label"]
         return image(item), one_hot(item["label"], classes, augment.label_smoothing)
 
     items = stream.items(draw)
@@ -190,7 +193,8 @@ def eval_dataset(
             several reads and decodes no other images; of the last batch it may have none
             (`padded`).
     Returns:
-        Batches of float32 [B, H, W, 3], normalized, and int64 [B]; the last may be smaller.
+        Batches of float32 [B, H, W, 3], normalized, and int64 [B], or float32 [B, C] of a source of
+        several labels; the last may be smaller.
     """
     return _once(
         source, data, lambda item: (processor(item["image"]), item["label"]), part, first_step

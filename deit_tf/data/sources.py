@@ -1,20 +1,25 @@
-"""Labeled image files that are not yet decoded: a folder, TensorFlow Datasets, or digits.
+"""Labeled image files that are not yet decoded: a folder, a file of labels, TensorFlow Datasets, or
+digits.
 
 A source knows paths, labels and class names, and nothing of pixels, batches or models.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import DataConfig, check_data
-from deit_tf.data import folders
-from deit_tf.files import check_class_names
+from deit_tf.data import annotations, folders
+from deit_tf.data.label_field import LabelField, multi_hot
 from deit_tf.object_store import local_or_stored
+
+log = logging.getLogger(__name__)
 
 SHUFFLE_BUFFER = 50_000  # TFRecords of TensorFlow Datasets that are shuffled at a time, at most
 LONGEST = 300  # characters of another library's error
@@ -39,6 +44,9 @@ class Source:
         at: From the same seed and a place in its order, int64 [], to the item that stands there,
             without reading those before; None where records can only be read one after the other.
         buffer: Images that are shuffled at a time, where that is not all of them.
+        multilabel: Whether an image has any number of labels; `label` is then float32 [C], 1 where
+            a class is there and else 0.
+        counts: Images of each class, int64 [C], where they are known without reading any.
     """
 
     name: str
@@ -49,6 +57,8 @@ class Source:
     files: Sequence[bytes] = ()
     at: Callable[[tf.Tensor | None, tf.Tensor], Item] | None = None
     buffer: int | None = None
+    multilabel: bool = False
+    counts: np.ndarray | None = None
 
 
 def open_sources(
@@ -70,18 +80,25 @@ def open_sources(
         return digits()
     if config.source.startswith("tfds:"):
         return tensorflow_datasets(config)
+    if annotations.is_annotations(config.source):
+        return annotated_files(annotations.file_of(config.source), config.holdout, config.verify)
     folder = local_or_stored(config.source)
     if not folder.is_dir():
         raise FileNotFoundError(
             "`data.source` is 'digits', 'tfds:NAME' or a folder of class folders, here or on a "
-            "store (`gs://BUCKET/FOLDER`). Received: "
-            f"{config.source!r}, and there is no such folder."
+            "store (`gs://BUCKET/FOLDER`), or for `task` multilabel a file "
+            f"{' or '.join(annotations.SUFFIXES)}. Received: {config.source!r}, and there is no "
+            "such folder."
         )
     return image_folder(folder, config.holdout, config.verify, rule)
 
 
 def open_whole(config: DataConfig) -> Source:
-    """Open images to evaluate on: all of a folder of class folders, else what is not trained on."""
+    """Open images to evaluate on: all of a folder of class folders, or of a file of labels that
+    tells no splits; else what is not trained on.
+    """
+    if annotations.is_annotations(config.source):
+        return _annotated_to_evaluate_on(annotations.file_of(config.source), config)
     folder = local_or_stored(config.source)
     if not folder.is_dir():
         return open_sources(config)[1]
@@ -154,6 +171,66 @@ def _check_known(
         )
 
 
+def annotated_files(file: Path, holdout: float, verify: bool) -> tuple[Source, Source]:
+    """Open the pictures of a file that says which labels each of them has.
+
+    Args:
+        file: As `read_annotations` takes it.
+        holdout: Share of the pictures kept for evaluation, where the file has no splits.
+        verify: Decode every picture once; those that fail are left out and reported.
+    Raises:
+        FileNotFoundError: If the file, or a picture that it names, is not there.
+        ValueError: If the file is of another form, or a split has no pictures.
+    """
+    train, held_out = annotations.read_annotations(file)
+    if held_out is None:
+        train, held_out = annotations.hold_out(train, holdout)
+    if verify:
+        train, held_out = _that_decode(train, file), _that_decode(held_out, file)
+
+    names = tuple(sorted({*train.names(), *held_out.names()}))
+    if unseen := [name for name in names if name not in set(train.names())]:
+        named = ", ".join(unseen[: folders.NAMED]) + ", ..." * (len(unseen) > folders.NAMED)
+        log.warning("No picture to train on in %s has the labels: %s", file, named)
+    return _annotated(f"{file}/train", names, train), _annotated(f"{file}/eval", names, held_out)
+
+
+def _annotated_to_evaluate_on(file: Path, config: DataConfig) -> Source:
+    check_data(config)
+    train, held_out = annotations.read_annotations(file)
+    chosen = train if held_out is None else held_out
+    names = tuple(sorted({*train.names(), *chosen.names()}))
+    if config.verify:
+        chosen = _that_decode(chosen, file)
+    return _annotated(str(file), names, chosen)
+
+
+def _that_decode(annotated: annotations.Annotated, file: Path) -> annotations.Annotated:
+    checked = folders.check_images({"": annotated.paths}, file.parent)
+    return annotated.only(checked.paths)
+
+
+def _annotated(name: str, names: tuple[str, ...], annotated: annotations.Annotated) -> Source:
+    paths = [os.fsencode(path) for path in annotated.paths]
+    if not paths:
+        raise ValueError(f"{name} has no images.")
+    number = {name: i for i, name in enumerate(names)}
+    classes = [[number[label] for label in labels] for labels in annotated.labels]
+
+    # In a row, as a table of 0 and 1 would not fit the memory where there are many of both.
+    flat = np.array([c for each in classes for c in each], np.int64)
+    stops = np.cumsum([0, *map(len, classes)])
+    table, bounds, files = tf.constant(flat), tf.constant(stops), tf.constant(paths)
+
+    def load(i):
+        present = table[bounds[i] : bounds[i + 1]]
+        return {"image": tf.io.read_file(files[i]), "label": multi_hot(present, len(names))}
+
+    source = _placed(name, names, len(paths), load)
+    counts = np.bincount(flat, minlength=len(names))
+    return replace(source, files=paths, multilabel=True, counts=counts)
+
+
 def digits() -> tuple[Source, Source]:
     """The 1,797 scanned handwritten digits of 8 x 8 pixels that scikit-learn bundles.
 
@@ -174,7 +251,7 @@ def digits() -> tuple[Source, Source]:
 
 
 def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
-    """Open a TensorFlow Datasets builder whose examples have `image` and `label`.
+    """Open a TensorFlow Datasets builder whose examples have `image` and a label, or several.
 
     It is prepared already, or is downloaded.
 
@@ -186,11 +263,7 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
     import tensorflow_datasets as tfds  # slow to import, and needed for this source alone
 
     builder = tfds.builder(config.source.removeprefix("tfds:"), data_dir=config.data_dir)
-    if not {"image", "label"} <= set(builder.info.features or {}):
-        raise ValueError(
-            f"{config.source} has no `image` and `label`; it has "
-            f"{', '.join(builder.info.features or {})}"
-        )
+    labels = LabelField.find(builder.info.features or {}, config)
 
     _prepare(builder, config.source)
     splits = builder.info.splits
@@ -202,16 +275,14 @@ def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:
                 f"joined by +. Received: {split!r}"
             )
 
-    names = tuple(builder.info.features["label"].names)
-    check_class_names(names, len(names))
     return tuple(
-        _split_of_builder(builder, split, f"{config.source}/{split}", names, config.shuffle_mb)
+        _split_of_builder(builder, split, f"{config.source}/{split}", labels, config.shuffle_mb)
         for split in (config.train_split, evaluation)
     )
 
 
 def _split_of_builder(
-    builder, split: str, name: str, class_names: tuple[str, ...], shuffle_mb: int | None
+    builder, split: str, name: str, labels: LabelField, shuffle_mb: int | None
 ) -> Source:
     """A split of a builder: any image by its place in ArrayRecord files, else in turn."""
     import tensorflow_datasets as tfds
@@ -226,9 +297,11 @@ def _split_of_builder(
         def load(i):
             record = tf.numpy_function(lambda i: records[int(i)], [i], tf.string)
             record = tf.ensure_shape(record, [])
-            return builder.info.features.deserialize_example(record, decoders=decoders)
+            features = builder.info.features
+            return labels.item(features.deserialize_example(record, decoders=decoders))
 
-        return _placed(name, class_names, size, load, mixed=True)
+        placed = _placed(name, labels.names, size, load, mixed=True)
+        return replace(placed, multilabel=labels.several)
 
     buffer = _shuffle_buffer(split, builder.info.splits, shuffle_mb)
 
@@ -236,14 +309,13 @@ def _split_of_builder(
         # Records lie in shards, so a permutation is a seeded shuffle over a buffer, numbered before
         # it.
         data = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
-        data = data.enumerate().map(
-            lambda i, e: {"index": i, "image": e["image"], "label": e["label"]}
-        )
+        data = data.enumerate().map(lambda i, example: {"index": i, **labels.item(example)})
         if seed is None:
             return data
         return data.shuffle(buffer, seed=seed[0] ^ seed[1], reshuffle_each_iteration=False)
 
-    return Source(name, class_names, size, read, mixed=True, buffer=buffer)
+    several = labels.several
+    return Source(name, labels.names, size, read, mixed=True, buffer=buffer, multilabel=several)
 
 
 def _shuffle_buffer(split: str, splits: Mapping[str, Any], shuffle_mb: int | None) -> int:
@@ -296,10 +368,12 @@ def _in_memory(
     """A source over a list of files or of their contents; any permutation is exact."""
     if not items:
         raise ValueError(f"{name} has no images.")
+    counts = np.bincount(labels, minlength=len(class_names))
     items, labels = tf.constant(items), tf.constant(labels, tf.int64)
-    return _placed(
+    source = _placed(
         name, class_names, len(items), lambda i: {"image": load(items[i]), "label": labels[i]}
     )
+    return replace(source, counts=counts)
 
 
 def _placed(

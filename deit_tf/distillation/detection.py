@@ -15,13 +15,17 @@ LARGEST_PIXEL_SCALE = 0.1
 SMALLEST_PIXEL_MEAN = 2.0
 
 
-def gives_probabilities(model: keras.Model) -> bool:
-    """Whether a classifier ends in a softmax, that of a model within it included."""
+def gives_probabilities(model: keras.Model, *activations: str) -> bool:
+    """Whether a classifier ends in one of these activations, by default a softmax, that of a model
+    within it included.
+    """
+    activations = activations or ("softmax",)
     last = model
     while isinstance(last, keras.Model):
         last = [None, *getattr(last, "operations", last.layers)][-1]
-    is_softmax = type(last).__name__ == "Softmax"
-    return is_softmax or getattr(last, "activation", None) is keras.activations.softmax
+    named = [getattr(keras.activations, name) for name in activations]
+    is_softmax = type(last).__name__ == "Softmax" and "softmax" in activations
+    return is_softmax or getattr(last, "activation", None) in named
 
 
 def own_normalization(model: keras.Model) -> Normalization | None:

@@ -4,6 +4,7 @@ Paper, section 4; facebookresearch/deit losses.py and engine.py. What training m
 `distiller.student`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -44,6 +45,9 @@ class Distiller(Trainer):
             labels, `both` each head by itself.
         processor: What the student expects of its images, so that the teacher can undo their
             normalization; by default the original's.
+        class_weights: What an image of each class counts for in training, in the part of the loss
+            that is of the true labels, [C]: as `class_weight` of Keras's `fit`, and of mixed labels
+            the mean by their shares.
     Call arguments:
         images: float32 [B, H, W, 3], normalized; in `fit` with labels int [B] or float [B, C], or
             with `{"labels": those, "teacher_logits": float [B, C]}`, and then no teacher is run.
@@ -54,6 +58,8 @@ class Distiller(Trainer):
     Differs: with `none` the original trains the class head alone but averages the untrained
         distillation head in at inference.
     """
+
+    score = "accuracy"  # the name of what `_score` gives
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Distiller(Trainer):
         label_smoothing: float = 0.0,
         train_heads: Literal["mean", "both"] = "mean",
         processor: ImageProcessor | None = None,
+        class_weights: Sequence[float] | None = None,
         **kwargs,
     ):
         _check_choice("kind", kind, (*KINDS, NONE))
@@ -76,7 +83,9 @@ class Distiller(Trainer):
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
         networks = _heads(student)
-        names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in networks.output)]
+        _check_weights(class_weights, student.output_shape[-1])
+        names = ["loss", "base_loss", self.score]
+        names += [f"{self.score}_{head}" for head in networks.output]
         names += ["distillation_loss", "teacher_agreement"] if kind != NONE else []
         super().__init__(student, names, **kwargs)
 
@@ -86,6 +95,7 @@ class Distiller(Trainer):
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
         self.train_heads = train_heads
+        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         declared = image_size(student)
         self.processor = processor or (
             ImageProcessor(declared) if all(declared) else ImageProcessor()
@@ -119,20 +129,21 @@ class Distiller(Trainer):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
         check_images(images, self.student)
         labels, teacher_logits = self._labels_and_teacher_logits(images, labels)
-        targets = distributions(labels, self.student.output_shape[-1], weight)  # [B, C]
+        targets = self._targets(labels, weight)  # [B, C]
         logits = self._heads(images, training=training)  # [B, C] of each head
 
         smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
-        base, distillation = self._parts(logits, smoothed, teacher_logits)
+        class_weights = self.class_weights if training else None
+        base, distillation = self._parts(logits, smoothed, teacher_logits, class_weights)
         values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
 
-        true_class, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
-        values["accuracy"] = _agreement(mean, true_class)
+        mean = _mean_of_heads(logits)  # [B, C]
+        values[self.score] = self._score(mean, targets)
         for head, each in logits.items():
-            values[f"accuracy_{head}"] = _agreement(each, true_class)
+            values[f"{self.score}_{head}"] = self._score(each, targets)
         if self.distills:
             values["distillation_loss"] = distillation
-            values["teacher_agreement"] = _agreement(mean, ops.argmax(teacher_logits, axis=-1))
+            values["teacher_agreement"] = self._agreement(mean, teacher_logits)
 
         return BatchResult(values, weight, labels, mean)
 
@@ -156,24 +167,45 @@ class Distiller(Trainer):
             )
         self.teacher.check_frozen()
 
-    def _parts(self, logits, targets, teacher_logits):
+    def _targets(self, labels, weight):
+        """What the true labels ask of the logits, checked, [B, C]."""
+        return distributions(labels, self.student.output_shape[-1], weight)
+
+    def _parts(self, logits, targets, teacher_logits, class_weights):
         """The two parts of the loss, [B] each; without a teacher the second is None."""
         if not self.distills and self.train_heads == "mean":
-            return losses.cross_entropy(_mean_of_heads(logits), targets), None
+            return self._loss_of(_mean_of_heads(logits), targets, class_weights), None
         if not self.distills:
-            return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(
-                logits
-            ), None
+            each = [self._loss_of(head, targets, class_weights) for head in logits.values()]
+            return sum(each) / len(logits), None
 
-        base = losses.cross_entropy(logits["cls"], targets)
-        distillation = KINDS[self.kind].loss(
-            logits.get("dist", logits["cls"]),
+        base = self._loss_of(logits["cls"], targets, class_weights)
+        return base, self._distillation(logits.get("dist", logits["cls"]), teacher_logits)
+
+    def _loss_of(self, logits, targets, class_weights):
+        """How far logits are from the true labels, [B, C] both: [B]."""
+        loss = losses.cross_entropy(logits, targets)
+        return (
+            loss if class_weights is None else loss * losses.image_weights(targets, class_weights)
+        )
+
+    def _distillation(self, logits, teacher_logits):
+        """The loss of one head on the teacher's labels, [B]."""
+        return KINDS[self.kind].loss(
+            logits,
             teacher_logits,
             temperature=self.temperature,
             normalization=self.normalization,
         )
 
-        return base, distillation
+    def _score(self, logits, targets):
+        """How good an answer is, 0..1, [B]: whether its top class is the label's."""
+        return self._agreement(logits, targets)
+
+    def _agreement(self, logits, others):
+        """1.0 where the top class is that of `others` [B, C], else 0.0: [B]."""
+        same = ops.argmax(logits, axis=-1) == ops.argmax(others, axis=-1)
+        return ops.cast(same, "float32")
 
     def _total(self, base, distillation):
         return (
@@ -194,6 +226,7 @@ class Distiller(Trainer):
             "label_smoothing": self.label_smoothing,
             "train_heads": self.train_heads,
             "processor": self.processor,
+            "class_weights": self.class_weights,
         }
 
     @classmethod
@@ -234,9 +267,12 @@ def _mean_of_heads(logits):
     return sum(logits.values()) / len(logits)  # [B, C]
 
 
-def _agreement(logits, classes):
-    """1.0 where the top class is `classes` [B], else 0.0."""
-    return ops.cast(ops.argmax(logits, axis=-1) == classes, "float32")  # [B]
+def _check_weights(class_weights, classes):
+    if class_weights is not None and len(class_weights) != classes:
+        raise ValueError(
+            f"`class_weights` are {classes} numbers, one for each class. Received: "
+            f"{len(class_weights)}"
+        )
 
 
 def _tuple(value):

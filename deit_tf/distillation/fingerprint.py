@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
+from deit_tf.data.annotations import is_annotations
 from deit_tf.data.folders import image_sizes
 from deit_tf.data.order import group_size
 from deit_tf.data.sources import SHUFFLE_BUFFER
@@ -97,7 +98,7 @@ def changing_facts(config: TrainConfig, sources: tuple[Source, Source]) -> Facts
         sources: Its images to train on and those held out.
     """
     distill = config.distill
-    learns = config.task == "classify" and distill.kind != NONE
+    learns = config.task != "masked" and distill.kind != NONE
     teacher = distill.teacher if learns else None
     facts = {
         "data.content": _content(config.data.source, sources),
@@ -209,14 +210,26 @@ def _short(value: Any, other: Any) -> str:
 
 
 def _folder(source: str) -> Path | StorePath | None:
+    """The folder, or file of labels, that `data.source` names; None of digits and builders."""
     named = source == "digits" or source.startswith("tfds:")
     return None if named else local_or_stored(source)
 
 
 def _content(source: str, sources: Sequence[Source]) -> str:
     """Checksum that identifies the images of a source."""
-    folder = _folder(source)
-    return _sample(sources) if folder is None else _listing(folder)
+    place = _folder(source)
+    if place is None:
+        return _sample(sources)
+    return _annotated(place, sources) if is_annotations(source) else _listing(place)
+
+
+def _annotated(file: Path, sources: Sequence[Source]) -> str:
+    """Checksum of a file of labels, and of the sizes of its pictures."""
+    digest = hashlib.sha256(file.read_bytes())
+    for source in sources:
+        for picture in source.files:
+            digest.update(b" %d" % os.stat(picture).st_size)
+    return digest.hexdigest()
 
 
 def _listing(folder: Path | StorePath) -> str:

@@ -40,3 +40,10 @@ KINDS: dict[str, Kind] = {
     ),
 }
 NONE = "none"  # no teacher
+# The same kinds for images of several labels, each class by itself; `normalization` plays no part.
+MULTILABEL_LOSSES: dict[str, Callable[..., Any]] = {
+    "hard": lambda logits, teacher_logits, _: losses.multilabel_hard_distillation(
+        logits, teacher_logits
+    ),
+    "soft": losses.multilabel_soft_distillation,
+}

@@ -13,7 +13,7 @@ from deit_tf.distillation.teacher import Teacher, renormalization
 from deit_tf.models import VARIANTS
 from deit_tf.models.regnet import REGNETY
 from deit_tf.models.resnet import RESNET, create_resnet
-from deit_tf.runs import class_order, is_keras, load_run
+from deit_tf.runs import Run, class_order, is_keras, load_run
 from deit_tf.runs.load import warn_if_assumed
 from deit_tf.weights.downloads import explained_download
 from deit_tf.zoo import create_regnety
@@ -51,7 +51,10 @@ _PREPROCESSING = {
 
 
 def load_teacher(
-    name: str, class_names: tuple[str, ...], student: ImageProcessor | None = None
+    name: str,
+    class_names: tuple[str, ...],
+    student: ImageProcessor | None = None,
+    multilabel: bool = False,
 ) -> Teacher:
     """Load a frozen teacher as `distill.teacher` names it.
 
@@ -60,29 +63,45 @@ def load_teacher(
         class_names: The student's classes; the teacher's are brought into their order.
         student: What the student expects; a teacher that takes any size gets its images as they
             are.
+        multilabel: Whether the student learns any number of labels of an image; its teacher must
+            then have learned the same.
     Raises:
         FileNotFoundError: If there is no such run or file.
         ImportError: For `keras-hub:` where keras-hub is not installed.
-        ValueError: If the teacher does not know all of the student's classes.
+        ValueError: If the teacher does not know all of the student's classes, or is of another
+            task.
     """
     prefix, _, rest = name.partition(":")
     student = student or ImageProcessor()
     if prefix in SOURCES:
+        if multilabel:
+            raise ValueError(_of_another_task(name, multilabel))
         return SOURCES[prefix](rest, student)
-    if prefix in REGNETY or prefix in VARIANTS:
-        return _run_teacher(name, rest, prefix, class_names, student)
-    return _run_teacher(name, name, None, class_names, student)
+
+    source, model = (rest, prefix) if prefix in (*REGNETY, *VARIANTS) else (name, None)
+    run = load_run(source, model)
+    if run.config is not None and (run.config.task == "multilabel") != multilabel:
+        raise ValueError(_of_another_task(name, multilabel))
+    return _run_teacher(name, source, run, class_names, student)
+
+
+def _of_another_task(name: str, multilabel: bool) -> str:
+    tells = "names one class" if multilabel else "says of each class whether it is there"
+    remedy = f"{'with' if multilabel else 'without'} `--task multilabel`"
+    return (
+        f"Teacher {name!r} {tells}, and so cannot teach a student of this `task`. Train another "
+        f"with `deit-tf train-teacher` {remedy}, or set `distill.kind` to none."
+    )
 
 
 def _run_teacher(
     name: str,
     source: str,
-    model: str | None,
+    run: Run,
     class_names: tuple[str, ...],
     student: ImageProcessor,
 ) -> Teacher:
-    """The model of a run, a file, or weights of another library."""
-    run = load_run(source, model)
+    """The model of a run, a file, or weights of another library, loaded from `source`."""
     run.model.trainable = False
     processor = _with_size(run.processor, run.model, student)
     bare = run.assumed and is_keras(source)

@@ -79,7 +79,8 @@ class Verdict:
         measured: What `deviation` measures; none where it failed, and of Keras itself.
         agreed: What `agreement` counts.
         allowed: The largest difference that is allowed.
-        accuracy: Share of the pictures that it names rightly, 0..1.
+        accuracy: Share of the pictures that it names rightly, 0..1; of several labels, of the
+            decisions on each class.
         devices: How CPU and GPU take it, as `measure_devices` in deit_tf.exporting.accelerators
             has it; empty of what is compiled for neither.
         excess: What is beyond a limit, in words.
@@ -348,6 +349,11 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of right classes; where a picture has any number of labels [n, C], share of the right
+    decisions on each.
+    """
+    if labels.ndim == 2:
+        return float(((logits > 0) == (labels > 0.5)).mean())
     return float((logits.argmax(-1) == labels).mean())
 
 

@@ -6,7 +6,7 @@ Protocols: deit_tf/data/preprocess.py. ImageNet-V2 (Recht et al. 2019) comes as 
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -21,7 +21,9 @@ from deit_tf.data.folders import SplitRule
 from deit_tf.data.imagenet_real import real_source
 from deit_tf.data.sources import open_whole
 from deit_tf.data.unreadable import naming_unreadable
+from deit_tf.evaluation.multilabel import LabelingCounts
 from deit_tf.evaluation.predict import Opened, open_model, run_above
+from deit_tf.exporting.activations import SIGMOID
 from deit_tf.files import csv_cell, replacing, write_json
 from deit_tf.object_store import local_or_stored
 from deit_tf.runs import class_order
@@ -46,7 +48,8 @@ def evaluate(
     strategy: Literal["mirrored"] | None = None,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Count how often the true class is the top one, and among the top five.
+    """Count how often the true class is the top one, and among the top five; of images with any
+    number of labels, how well they are told apart.
 
     Args:
         path: A run directory, a .keras file, weights of another library (a file, a folder or
@@ -69,16 +72,18 @@ def evaluate(
             are left out.
         strategy: `mirrored` spreads each batch over the machine's devices.
         out: Folder for evaluation.json, the accuracy per class and the confusion matrix, as CSV and
-            PNG.
+            PNG; of several labels without such a matrix.
     Returns:
         `protocol` and `preprocessing`; `images`; `top1` and `top5` of the model's output (the mean
         of the logits of both heads), `top1_cls`, `top1_dist` of its heads where it has them, and
         `top1_probabilities`, of the mean of their probabilities; shares in 0..1;
-        `images_per_second`, preprocessing included.
+        `images_per_second`, preprocessing included. Of a run of `task` multilabel, in place of the
+        top ones, the figures of `Labelings` in deit_tf.evaluation.multilabel.
     Raises:
         FileNotFoundError: If there is nothing at `path`, or no run to take the data from.
-        ValueError: If the images have a class that the model does not know, or a label file does
-            not fit them.
+        ValueError: If the images have a class that the model does not know, or one label each
+            where the model tells several, or the other way round; if a label file does not fit
+            them.
     """
     if source is None and run is None and run_above(path) is None:
         raise FileNotFoundError(
@@ -106,15 +111,17 @@ def evaluate(
         opened = replace(opened, processor=opened.processor.with_protocol(protocol))
 
     images, truth = _images(data, source, real_labels, opened.split_rule)
+    _check_labels(path, opened, images)
     with naming_unreadable(images):
-        counted = _count(opened, images, data, truth)
+        counted, speed = _count(opened, images, data, truth)
     figures = {
         "protocol": protocol or (ASSUMED if opened.assumed else OWN),
         "preprocessing": str(opened.processor),
         **counted.figures(),
+        **speed,
     }
     if out is not None:
-        _write(Path(out), figures, counted.confusion, images.class_names)
+        counted.write(Path(out), figures, images.class_names)
 
     return figures
 
@@ -143,30 +150,39 @@ def _check_tfds(source: str, **settings: str | None) -> None:
             )
 
 
+def _check_labels(path: str, opened: Opened, images: Source) -> None:
+    """Refuse images with one label for a model of any number of them, and the other way round."""
+    several = opened.activation == SIGMOID
+    if several != images.multilabel:
+        tells = "any number of labels" if several else "one class"
+        have = "any number of labels" if images.multilabel else "one class"
+        raise ValueError(
+            f"{path} tells {tells} of an image, and those of {images.name} have {have}. Pass "
+            "--source for others, or --run where the model is one of another run's."
+        )
+
+
 class _Counts:
     """Hits by head and rank, and the confusion matrix, over the batches of an evaluation.
 
     Args:
         order: The output that means each class of the data; None where an image has several right
             ones.
+        truth: These, by the label of the image.
     """
 
-    def __init__(self, order: np.ndarray | None):
-        self.order, self.hits, self.images, self.seconds, self.timed = order, {}, 0, 0.0, 0
+    def __init__(self, order: np.ndarray | None, truth: Sequence[frozenset[int]] | None = None):
+        self.order, self.truth, self.hits, self.images = order, truth, {}, 0
         if order is not None:
             self.label_of = {output: label for label, output in enumerate(order.tolist())}
             self.confusion = np.zeros(
                 (len(order), len(order) + 1), np.int64
             )  # [true, answered or other]
 
-    def add(
-        self,
-        logits: dict[str, np.ndarray],
-        right: Callable[[np.ndarray], np.ndarray],
-        labels: np.ndarray,
-    ):
-        """Count a batch; `right` tells of classes [B, k] which are right."""
+    def add(self, logits: dict[str, np.ndarray], labels: np.ndarray) -> None:
+        """Count a batch: logits [B, C] by head, labels [B]."""
         self.images += len(labels)
+        right = _right(self.order, self.truth, labels)
         for name, scores in _with_probabilities(logits).items():
             ranking = np.argsort(-scores, axis=-1, kind="stable")[:, : max(TOP)]  # [B, 5]
             hits = right(ranking)
@@ -186,12 +202,11 @@ class _Counts:
         named |= {
             name: name for name in ("top1_cls", "top1_dist", "top1_probabilities") if name in shares
         }
-        speed = {"images_per_second": round(self.timed / self.seconds, 1)} if self.timed else {}
-        return {
-            "images": self.images,
-            **{name: shares[key] for name, key in named.items()},
-            **speed,
-        }
+        return {"images": self.images, **{name: shares[key] for name, key in named.items()}}
+
+    def write(self, out: Path, figures: dict[str, Any], names: Sequence[str]) -> None:
+        """evaluation.json, the accuracy per class, the confusion matrix."""
+        _write(out, figures, self.confusion, names)
 
 
 def _with_probabilities(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -206,32 +221,38 @@ def _with_probabilities(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _count(
     opened: Opened, source: Source, data: DataConfig, truth: Sequence[frozenset[int]] | None
-) -> _Counts:
+) -> tuple[_Counts | LabelingCounts, dict[str, float]]:
     """Run over all images; `truth` gives the right classes of each by its label, where that is more
-    than one.
+    than one. Also the speed, where there is more than one batch.
     """
     batches: tf.data.Dataset = eval_dataset(source, data, opened.processor)
     steps = -(-source.size // data.batch_size)
-    counts = None
+    counts, timed = None, 0
     started = time.perf_counter()
 
     for step, (images, labels) in enumerate(
         track(batches.as_numpy_iterator(), "Evaluating", total=steps, transient=True)
     ):
         logits = opened.predict(images)
-        classes = logits["mean"].shape[-1]
         if counts is None:
-            order = (
-                None if truth else np.array(class_order(source.class_names, opened.labels, classes))
-            )
-            counts = _Counts(order)
-        counts.add(logits, _right(counts.order, truth, labels), labels)
+            counts = _open_counts(opened, source, truth, logits["mean"].shape[-1])
+        counts.add(logits, labels)
         if step < WARM_UP:
             started = time.perf_counter()
         else:
-            counts.seconds, counts.timed = time.perf_counter() - started, counts.timed + len(images)
+            timed += len(images)
 
-    return counts
+    seconds = time.perf_counter() - started
+    return counts, {"images_per_second": round(timed / seconds, 1)} if timed else {}
+
+
+def _open_counts(
+    opened: Opened, source: Source, truth: Sequence[frozenset[int]] | None, classes: int
+) -> _Counts | LabelingCounts:
+    if truth:
+        return _Counts(None, truth)
+    order = np.array(class_order(source.class_names, opened.labels, classes))
+    return LabelingCounts(order) if source.multilabel else _Counts(order)
 
 
 def _right(order: np.ndarray | None, truth: Sequence[frozenset[int]] | None, labels: np.ndarray):

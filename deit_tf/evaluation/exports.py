@@ -105,6 +105,7 @@ def export_run_saved_model(
         labels=_class_names(loaded, labels),
         version=version,
         name=loaded.name,
+        activation=loaded.activation,
         rollout=rollout,
         xla=xla,
         images=None if compared is None else compared.images,
@@ -181,6 +182,7 @@ def export_run_tflite(
         "labels": _class_names(loaded, labels),
         "calibration": None if trained_on is None else trained_on.images,
         "outputs": outputs,
+        "activation": loaded.activation,
     }
 
     # One variant that fails does not keep the others.

@@ -15,6 +15,7 @@ import tensorflow as tf
 from deit_tf.data import Source, eval_dataset, masked_eval_dataset
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_sources import load_teacher
+from deit_tf.evaluation.multilabel import Labelings
 from deit_tf.exporting.compare import ExportError, agreement, deviation
 from deit_tf.exporting.formats import Export, find_exports
 from deit_tf.exporting.reference import keras_logits
@@ -129,6 +130,11 @@ class Findings:
         """Whether the run pre-trained a trunk and has no classes to decide on."""
         return self.run.config.task == "masked"
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image of the run has any number of labels."""
+        return self.run.config.task == "multilabel"
+
     @cached_property
     def held_out(self) -> Source | None:
         """The images that the run did not train on; None, with a note, where they are not at
@@ -149,7 +155,9 @@ class Findings:
         if self.summary["kind"] not in ("hard", "soft") or not distill.teacher:
             return None
         try:
-            return load_teacher(distill.teacher, self.run.labels, self.run.processor)
+            return load_teacher(
+                distill.teacher, self.run.labels, self.run.processor, self.multilabel
+            )
         except (OSError, ValueError, ImportError) as error:
             self.notes.append(
                 f"The teacher could not be loaded, so its opinions are missing: {error}"
@@ -159,9 +167,9 @@ class Findings:
     @cached_property
     def decisions(self) -> Decisions | None:
         """What the model, its heads, its teacher and its moving average decide; None without
-        images.
+        images, or of images with any number of labels.
         """
-        if self.masked or self.held_out is None:
+        if self.masked or self.multilabel or self.held_out is None:
             return None
         voices, truth, top, confidence = self._voices(), [], {}, []
 
@@ -179,6 +187,21 @@ class Findings:
             {k: np.concatenate(v) for k, v in top.items()},
             np.concatenate(confidence),
         )
+
+    @cached_property
+    def labelings(self) -> Labelings | None:
+        """The same of images with any number of labels; None of other images, and without any."""
+        if not self.multilabel or self.held_out is None:
+            return None
+        voices, truth, logits = self._voices(), [], {}
+        batches = eval_dataset(self.held_out, self.run.config.data, self.run.processor)
+        for images, labels in batches.as_numpy_iterator():
+            truth.append(labels > 0.5)
+            for name, each in voices(images).items():
+                logits.setdefault(name, []).append(each)
+
+        whole = {name: np.concatenate(parts) for name, parts in logits.items()}
+        return Labelings(np.concatenate(truth), whole)
 
     def pictures(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Held-out images as the model sees them, uint8 [H, W, 3], by their number."""

@@ -19,7 +19,7 @@ class Pictures:
     Args:
         encoded: The bytes of n files.
         images: float32 [n, H, W, 3], normalized as the model wants them.
-        labels: int64 [n], the true classes.
+        labels: int64 [n], the true classes; or float32 [n, C], 1 where a class is there.
     """
 
     encoded: list[bytes]

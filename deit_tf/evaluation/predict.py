@@ -6,7 +6,7 @@ import glob
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
 from deit_tf.data.folders import IMAGE_SUFFIXES, SplitRule, all_images
+from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
 from deit_tf.models import heads
@@ -40,6 +41,7 @@ class Opened:
         assumed: Whether nothing tells what it expects of its images, so that `processor` is the
             original's.
         split_rule: How the folder of images of `config` was split.
+        activation: A key of `ACTIVATIONS`: what makes probabilities of its logits.
     """
 
     predict: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -48,6 +50,13 @@ class Opened:
     config: TrainConfig | None
     assumed: bool = False
     split_rule: SplitRule = "threshold"
+    activation: str = SOFTMAX
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The probabilities [B, C] of logits, computed in float64; of a model of several labels
+        each class has one by itself.
+        """
+        return ACTIVATIONS[self.activation](np.float64(logits)).numpy()
 
 
 def open_model(
@@ -166,7 +175,7 @@ def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict
 
     logits = opened.predict(np.concatenate(pixels))["mean"]  # [B, C]
     good = [answer for answer in answers if "error" not in answer]
-    for answer, probabilities in zip(good, tf.nn.softmax(np.float64(logits)).numpy(), strict=True):
+    for answer, probabilities in zip(good, opened.probabilities(logits), strict=True):
         best = np.argsort(-probabilities, kind="stable")[:top]
         names = opened.labels or [str(i) for i in range(len(probabilities))]
         answer["classes"] = [
@@ -187,11 +196,12 @@ def run_above(path: str | Path) -> Path | None:
 
 def _open_export(export: Export, run: str | None) -> Opened:
     """Open an export: what it knows of itself holds, unless a run is named."""
-    own = export.sidecar() or Sidecar()
-    loaded = export.load()
+    described = export.sidecar()
+    own, loaded = described or Sidecar(), export.load()
     around = load_run(run) if run else _nearest_run(export.path)
     if run is not None and not around.assumed:
         processor, labels = around.processor, around.labels
+        activation = around.activation
         if not own.agrees_with(processor):
             log.warning(
                 "%s was exported for other images than %s makes, whose way is taken: %s.",
@@ -202,6 +212,7 @@ def _open_export(export: Export, run: str | None) -> Opened:
     else:
         processor = own.processor or _assumed_processor(export, loaded, around)
         labels = own.class_names or _names_in_graph(loaded) or (around and around.labels)
+        activation = own.activation if described or not around else around.activation
 
     remedy = "Pass --run with the run that it was exported from."
     if processor.size != loaded.image_size:
@@ -219,9 +230,10 @@ def _open_export(export: Export, run: str | None) -> Opened:
         return loaded.logits(images, processor)
 
     assumed = not (own.processor or around)
+    opened = Opened(predict, processor, labels, None, assumed, activation=activation)
     if around is None:
-        return Opened(predict, processor, labels, None, assumed)
-    return Opened(predict, processor, labels, around.config, assumed, around.split_rule)
+        return opened
+    return replace(opened, config=around.config, split_rule=around.split_rule)
 
 
 def _assumed_processor(export: Export, loaded: LoadedExport, around: Run | None) -> ImageProcessor:
@@ -278,6 +290,7 @@ def _open_keras(
         described.config,
         described.assumed,
         described.split_rule,
+        described.activation,
     )
 
 

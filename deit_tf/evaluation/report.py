@@ -15,6 +15,7 @@ from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.evaluation.charts import line_chart, picture, tint, where
 from deit_tf.evaluation.findings import Decisions, Findings
+from deit_tf.evaluation.multilabel import Labelings
 from deit_tf.files import replacing
 from deit_tf.runs import RunFolder
 
@@ -25,6 +26,7 @@ _SHARES = {
     "dist head": "accuracy_dist",
     "as teacher": "teacher_agreement",
 }
+_OF_SEVERAL = {"F1": "f1_samples"}  # where a run has images with any number of labels
 
 # title of a chart: label and field of metrics.jsonl for each line; what a run has not is left out
 _CHARTS: dict[str, dict[str, str]] = {
@@ -43,6 +45,15 @@ _CHARTS: dict[str, dict[str, str]] = {
         "class head": "val_accuracy_cls",
         "distillation head": "val_accuracy_dist",
     },
+    "F1 of an image": {
+        "training": "f1_samples",
+        "held out": "val_f1_samples",
+        "held out, moving average": "val_ema_f1_samples",
+    },
+    "F1 of an image by each head, held out": {
+        "class head": "val_f1_samples_cls",
+        "distillation head": "val_f1_samples_dist",
+    },
     "Agreement with the teacher": {
         "training": "teacher_agreement",
         "held out": "val_teacher_agreement",
@@ -55,6 +66,7 @@ _HEADLINE = {
     "right, held out": "accuracy",
     "class head": "accuracy_cls",
     "distillation head": "accuracy_dist",
+    "F1 of an image, held out": "f1_samples",
     "agrees with the teacher": "teacher_agreement",
 }
 _WHO = {
@@ -76,22 +88,27 @@ def compare(runs: Sequence[str]) -> Table:
         runs: Run directories.
     Returns:
         A table with a row per run: kind of distillation, top-1 of the model and of its heads,
-        agreement with the teacher, images it was evaluated on, seconds of training.
+        agreement with the teacher, F1 where a run has images with any number of labels, images it
+        was evaluated on, seconds of training.
     Raises:
         FileNotFoundError: If a folder holds no finished run.
     """
+    summaries = [(Path(run).name, RunFolder(Path(run)).read_summary()) for run in runs]
+    several = any(_OF_SEVERAL["F1"] in each["evaluation"] for _, each in summaries)
+    shares = _SHARES | _OF_SEVERAL if several else _SHARES
+
     table = Table("run", "kind", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("weights", *_SHARES, "images", "seconds"):
+    for column in ("weights", *shares, "images", "seconds"):
         table.add_column(column, justify="right")
-    for run in runs:
-        table.add_row(*_row(Path(run).name, RunFolder(Path(run)).read_summary()))
+    for name, summary in summaries:
+        table.add_row(*_row(name, summary, shares))
     return table
 
 
-def _row(name: str, summary: dict) -> list[str]:
+def _row(name: str, summary: dict, columns: dict[str, str]) -> list[str]:
     figures = summary["evaluation"]
     weights = f"{summary['parameters'] / 1e6:.2f} M"
-    shares = [_percent(figures.get(field)) for field in _SHARES.values()]
+    shares = [_percent(figures.get(field)) for field in columns.values()]
     images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
     return [name, str(summary["kind"]), weights, *shares, images, seconds]
 
@@ -156,11 +173,48 @@ def _page(findings: Findings) -> dict:
         "rendering": "pixelated" if max(findings.run.processor.size) <= 64 else "auto",
         "aspect": "{1} / {0}".format(*findings.run.processor.size),
         "decided": None,
+        "labeled": None,
     }
     if decisions is not None:
         page["decided"] = _decided(findings, decisions)
+    if findings.labelings is not None:
+        page["labeled"] = _labeled(findings, findings.labelings)
 
     return page | {"notes": findings.notes}  # last: looking at the rest makes the notes
+
+
+def _labeled(findings: Findings, labelings: Labelings) -> dict:
+    """What the template shows of images with any number of labels."""
+    names = findings.run.labels or tuple(map(str, range(findings.run.model.output_shape[-1])))
+    classes = [row for row in labelings.classes("model", names) if row["images"]]
+    weakest = sorted(classes, key=lambda row: row["average_precision"])[:LISTED]
+    worst = labelings.worst("model").tolist()
+    pixels = findings.pictures(worst)
+    has_teacher = "teacher" in labelings.logits
+
+    return {
+        "images": len(labelings.truth),
+        "who": {who: labelings.figures(who) for who in labelings.logits},
+        "agreement": {
+            who: labelings.agreement(who, "teacher") for who in labelings.logits if has_teacher
+        },
+        "classes": classes if len(classes) <= LISTED else weakest,
+        "labels": names,
+        "worst": [
+            {
+                "number": i + 1,
+                "pixels": pixels[i],
+                "truth": _listed(labelings.truth[i], names),
+                "said": {"model": _listed(labelings.logits["model"][i] > 0, names)},
+            }
+            for i in worst
+        ],
+    }
+
+
+def _listed(there: np.ndarray, names: Sequence[str]) -> str:
+    """The labels of an image in words."""
+    return ", ".join(names[i] for i in np.flatnonzero(there)) or "none of them"
 
 
 def _decided(findings: Findings, decisions: Decisions) -> dict:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.activations import SOFTMAX, check_activation
 from deit_tf.exporting.compare import EXACT
 from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.session import LoadedModel, load_saved_model
@@ -45,6 +46,7 @@ def export_saved_model(
     version: int = 1,
     name: str | None = None,
     top_k: int = 5,
+    activation: str = SOFTMAX,
     rollout: bool = False,
     xla: bool = False,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -69,6 +71,8 @@ def export_saved_model(
         version: Number of the version, from 1; a server takes the highest.
         name: Folder of the model; `model.name` by default.
         top_k: How many classes the top-k outputs name, C at most.
+        activation: What makes the probabilities: `softmax`, or `sigmoid` of a model of images with
+            any number of labels.
         rollout: Whether there is a signature for the attention rollout; of a DeiT alone.
         xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server,
             anew for each batch size, so that it must fill batches up to `batch_sizes`.
@@ -88,6 +92,7 @@ def export_saved_model(
     class_names = list(map(str, range(model.output_shape[-1]))) if labels is None else list(labels)
     check_class_names(class_names, model.output_shape[-1])
     _check_arguments(model, processor, version, top_k, batch_sizes)
+    check_activation(activation)
     name = _checked_name(name or model.name)
     target = Path(directory, name, str(version))
     if target.exists():
@@ -98,15 +103,22 @@ def export_saved_model(
         # Inside a folder of its own, as that one is made for its owner alone and the version must
         # be readable by the server.
         staged = folder / "version"
-        signatures = make_signatures(model, processor, class_names, top_k, rollout=rollout, xla=xla)
+        options = {"activation": activation, "rollout": rollout, "xla": xla}
+        signatures = make_signatures(model, processor, class_names, top_k, **options)
         write_saved_model(model, staged, signatures=signatures, labels=class_names)
         inputs = {key: function.input_signature[0] for key, function in signatures.items()}
         write_warmup(staged, name, inputs, encoded_pictures(samples, processor), batch_sizes)
-        known = Sidecar(processor, None if labels is None else tuple(labels))
+        known = Sidecar(processor, None if labels is None else tuple(labels), activation=activation)
         write_sidecar(*saved_model_description(staged), known)
 
         report = verify_saved_model(
-            staged, model, samples, processor, tolerance, signatures=list(signatures)
+            staged,
+            model,
+            samples,
+            processor,
+            tolerance,
+            signatures=list(signatures),
+            activation=activation,
         )
         report |= {"compared_on": "noise" if images is None else "images", "xla": xla}
         write_json(report, staged / REPORT_FILE)

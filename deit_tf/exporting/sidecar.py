@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.files import (
     CLASS_NAMES_FILE,
     check_class_names,
@@ -29,6 +30,7 @@ SUFFIX = ".tflite"
 GRAPH_FILE = "saved_model.pb"
 KEYS = ("sha256", "input", "labels")  # what every sidecar has
 PROCESSOR_KEYS = ("image_size", "resize_to", "interpolation", "mean", "std")  # all or none
+ACTIVATION = "activation"  # softmax, where an export of before does not say it
 UPRIGHT = "exif_orientation"  # one more of them, which exports of before do not have
 LARGEST = 1e6  # of a mean or deviation of pixels in 0..1, far beyond any
 
@@ -42,12 +44,14 @@ class Sidecar:
         class_names: Class names by output; None likewise.
         input_type: A key of `INPUTS`.
         verified: The figures of its verification; none of a SavedModel, which has them apart.
+        activation: A key of `ACTIVATIONS`: what makes probabilities of its logits.
     """
 
     processor: ImageProcessor | None = None
     class_names: tuple[str, ...] | None = None
     input_type: str = "float32"
     verified: dict[str, Any] = field(default_factory=dict)
+    activation: str = SOFTMAX
 
     def agrees_with(self, processor: ImageProcessor) -> bool:
         """Whether it expects the images that `processor` makes, or does not say."""
@@ -91,6 +95,7 @@ def write_sidecar(file: Path, artifact: Path, sidecar: Sidecar, batch: str = "B"
 
     names = sidecar.class_names
     content |= {"labels": None if names is None else list(names)}
+    content |= {ACTIVATION: sidecar.activation}
     if sidecar.verified:
         content |= {"verified": sidecar.verified}
     write_json(content, file)
@@ -127,6 +132,7 @@ def read_sidecar(file: Path, artifact: Path) -> Sidecar | None:
         _read_class_names(file, content["labels"]),
         _read_input_type(file, content["input"]),
         _read_object(file, content, "verified"),
+        _read_activation(file, content),
     )
 
 
@@ -212,6 +218,16 @@ def _read_input_type(file: Path, described: Any) -> str:
     found = described.get("type") if isinstance(described, dict) else None
     if not isinstance(found, str) or found not in INPUTS:
         raise ValueError(f"`input` in {file} has a `type` of {', '.join(INPUTS)}: it is damaged.")
+    return found
+
+
+def _read_activation(file: Path, content: dict[str, Any]) -> str:
+    found = content.get(ACTIVATION, SOFTMAX)
+    if not isinstance(found, str) or found not in ACTIVATIONS:
+        raise ValueError(
+            f"`{ACTIVATION}` in {file} must be {' or '.join(ACTIVATIONS)}. Received: "
+            f"{str(found)[:100]!r}"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.models.deit import heads
 from deit_tf.models.features import attention_maps
 from deit_tf.models.parts import has_two_heads
@@ -21,6 +22,7 @@ def make_signatures(
     class_names: Sequence[str],
     top_k: int,
     *,
+    activation: str = SOFTMAX,
     rollout: bool = False,
     xla: bool = False,
 ) -> dict[str, Callable]:
@@ -31,7 +33,7 @@ def make_signatures(
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.cast(network(images), tf.float32)  # [B, C]
-        probabilities = tf.nn.softmax(logits)
+        probabilities = ACTIVATIONS[activation](logits)
         classes = tf.math.top_k(logits, top_k).indices  # [B, k], int32
         return {
             "logits": logits,

@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.accelerators import measure_devices
+from deit_tf.exporting.activations import SOFTMAX, check_activation
 from deit_tf.exporting.app_check import check_file, write_check_numbers
 from deit_tf.exporting.compare import EXACT, HALF, ExportError, Limits, agreement, deviation
 from deit_tf.exporting.flatbuffer import dequantize_pixels, op_counts
@@ -94,6 +95,7 @@ def export_tflite(
     labels: Sequence[str] | None = None,
     calibration: np.ndarray | None = None,
     outputs: str = "logits",
+    activation: str = SOFTMAX,
 ) -> dict:
     """Write `model` as a .tflite file with the signature `images` [1, H, W, 3] -> `logits` [1, C],
     and check it.
@@ -119,6 +121,8 @@ def export_tflite(
         calibration: For `int8`: float32 [n, H, W, 3], normalized, training images; some hundreds.
         outputs: `logits`, or `all`: both heads and the attention rollout as well, as `all_outputs`
             in deit_tf.exporting.outputs names them.
+        activation: What an app makes probabilities with, for the JSON file: `softmax`, or `sigmoid`
+            of a model of images with any number of labels.
     Returns:
         What `verify_tflite` measured, with `file`, `variant`, `input_type` and `compared_on`
         ("images" or "noise"); of all outputs, `outputs` as `verify_outputs` measured them.
@@ -135,6 +139,7 @@ def export_tflite(
     samples = comparison_images(model, images)
     _check_input(input_type, processor, model)
     _check_outputs(outputs)
+    check_activation(activation)
     if labels is not None:
         check_class_names(labels, model.output_shape[-1])
         check_class_names_beside(file, labels)
@@ -172,7 +177,7 @@ def export_tflite(
         }
 
         class_names = None if labels is None else tuple(labels)
-        _describe(staged, Sidecar(processor, class_names, input_type, report), variant)
+        _describe(staged, Sidecar(processor, class_names, input_type, report, activation), variant)
         _publish(staged, file, class_names)
 
     rejected.unlink(missing_ok=True)  # of an earlier export

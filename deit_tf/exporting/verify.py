@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deit_tf.data.pillow import MOST_LEVELS, crop_by_pillow
 from deit_tf.data.preprocess import ImageProcessor
+from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.exporting.compare import EXACT, ExportError, deviation
 from deit_tf.exporting.reference import in_batches, keras_logits
 from deit_tf.exporting.session import LoadedModel, load_saved_model
@@ -36,6 +37,7 @@ def verify_saved_model(
     processor: ImageProcessor | None = None,
     tolerance: float = EXACT.max_difference,
     signatures: Sequence[str] = (),
+    activation: str = SOFTMAX,
 ) -> dict:
     """Load a SavedModel in a C++ session, compare every signature with Keras and replay the warm-up
     records.
@@ -48,6 +50,7 @@ def verify_saved_model(
         tolerance: Difference allowed, over max(1, largest |Keras's logit|).
         signatures: What there must be beside `images`, `heads` of a distilled model, and that of
             bytes.
+        activation: What makes the probabilities.
     Returns:
         `weights_bytes` on disk, `images_compared` (n), `warmup_records` and, by signature, what
         `deviation` in deit_tf.exporting.compare measures; of two heads, that of the worse; of the
@@ -64,13 +67,13 @@ def verify_saved_model(
     loaded = load_saved_model(path)
 
     try:
-        report[IMAGES] = _verify_images(loaded, model, images, tolerance)
+        report[IMAGES] = _verify_images(loaded, model, images, tolerance, activation)
         if has_two_heads(model):
             report[HEADS] = _verify_heads(loaded, model, images, tolerance)
         if ROLLOUT in signatures:
             report[ROLLOUT] = _verify_rollout(loaded, model, images, tolerance)
         if processor is not None:
-            report[BYTES] = _verify_bytes(loaded, model, images, processor, tolerance)
+            report[BYTES] = _verify_bytes(loaded, model, images, processor, tolerance, activation)
         report["warmup_records"] = loaded.warm_up()
     except (tf.errors.OpError, KeyError, ValueError) as error:
         raise ExportError(
@@ -106,11 +109,15 @@ def _check_weights(path: Path, model: keras.Model) -> int:
 
 
 def _verify_images(
-    loaded: LoadedModel, model: keras.Model, images: np.ndarray, tolerance: float
+    loaded: LoadedModel,
+    model: keras.Model,
+    images: np.ndarray,
+    tolerance: float,
+    activation: str,
 ) -> dict[str, float]:
     expected = keras_logits(model, images)  # [n, C]
     outputs = _run_in_batches(loaded, IMAGES, images)
-    _check_top_k(IMAGES, outputs, expected, loaded.class_names, tolerance)
+    _check_top_k(IMAGES, outputs, expected, loaded.class_names, tolerance, activation)
 
     # A batch of one as well: a batch size that tracing froze shows only with a second size.
     alone = loaded.run(IMAGES, images[:1])["logits"]
@@ -150,6 +157,7 @@ def _verify_bytes(
     images: np.ndarray,
     processor: ImageProcessor,
     tolerance: float,
+    activation: str,
 ) -> dict[str, float]:
     encoded = encoded_pictures(images, processor)
     cropped = np.stack([processor.crop(processor.decode(picture)) for picture in encoded])
@@ -162,7 +170,7 @@ def _verify_bytes(
 
     expected = keras_logits(model, processor.normalize(cropped))  # [2n, C]
     outputs = _run_in_batches(loaded, BYTES, encoded)
-    _check_top_k(BYTES, outputs, expected, loaded.class_names, tolerance)
+    _check_top_k(BYTES, outputs, expected, loaded.class_names, tolerance, activation)
     return _compare(BYTES, outputs["logits"], expected, tolerance) | {"levels_from_pillow": levels}
 
 
@@ -184,10 +192,15 @@ def _compare(
 
 
 def _check_top_k(
-    what: str, outputs: dict, expected: np.ndarray, class_names: Sequence[str], tolerance: float
+    what: str,
+    outputs: dict,
+    expected: np.ndarray,
+    class_names: Sequence[str],
+    tolerance: float,
+    activation: str,
 ) -> None:
     """Compare probabilities, top-k and class names with what the logits of Keras make of them."""
-    probabilities = np.asarray(tf.nn.softmax(expected))  # [n, C]
+    probabilities = np.asarray(ACTIVATIONS[activation](expected))  # [n, C]
     classes = outputs["top_k_classes"]  # [n, k]
     best = -np.sort(-probabilities, axis=-1)[:, : classes.shape[-1]]
     names = [[class_names[c].encode() for c in row] for row in classes] if class_names else None

@@ -16,7 +16,7 @@ from deit_tf.config import TrainConfig, check_config
 from deit_tf.data import Source, open_sources, steps_per_epoch
 from deit_tf.data.order import WHOLE
 from deit_tf.planning.graph import StepCost, step_cost
-from deit_tf.tasks import Task, masked_task, student_task
+from deit_tf.tasks import TASKS, Task
 from deit_tf.train import compile_trainer
 from deit_tf.training.precision import dtype_policy
 from deit_tf.training.prefetch import AHEAD
@@ -65,11 +65,13 @@ def plan(
         if not 0 <= value < math.inf:
             raise ValueError(f"`{name}` must be 0 or more. Received: {value}")
 
-    config = replace(config, augment=config.augment.resolve())
+    several = config.task == "multilabel"
+    augment = config.augment.for_several_labels() if several else config.augment
+    config = replace(config, augment=augment.resolve())
     check_config(config)
     devices = devices or _devices(config)
     check_batch(config.data.batch_size, devices, config.micro_batches)
-    sources = _described(images, classes) if images else open_sources(config.data)
+    sources = _described(images, classes, several) if images else open_sources(config.data)
     size = sources[0].size
     steps_per_epoch(sources[0], config.data.batch_size)  # refused before anything is traced
 
@@ -176,9 +178,9 @@ def _time(
 
 def _task_of_part(config: TrainConfig, sources: tuple[Source, Source], part: int) -> Task:
     """The run with `part` images to a batch, compiled: what a device works off at a time."""
-    alone = replace(config, data=replace(config.data, batch_size=part), micro_batches=1)
-    build = masked_task if config.task == "masked" else student_task
-    task = build(alone, sources)
+    data = replace(config.data, batch_size=part, class_weights=None)  # they take no memory
+    alone = replace(config, data=data, micro_batches=1)
+    task = TASKS[config.task](alone, sources)
     compile_trainer(task, alone, sources[0].size)
     return task
 
@@ -219,12 +221,17 @@ def _spec(task: Task, images: int) -> Any:
     )
 
 
-def _described(images: int, classes: int) -> tuple[Source, Source]:
+def _described(images: int, classes: int, multilabel: bool) -> tuple[Source, Source]:
     """Sources of so many images, which cannot be read."""
     names = tuple(map(str, range(classes)))
-    item = {"index": tf.constant(0, tf.int64), "image": "", "label": tf.constant(0, tf.int64)}
+    label = tf.zeros(classes) if multilabel else tf.constant(0, tf.int64)
+    item = {"index": tf.constant(0, tf.int64), "image": "", "label": label}
     nothing = tf.data.Dataset.from_tensors(item).take(0)
-    training = Source("the images to come", names, images, lambda seed: nothing)
+
+    def read(seed):
+        return nothing
+
+    training = Source("the images to come", names, images, read, multilabel=multilabel)
     return training, replace(training, size=0)
 
 

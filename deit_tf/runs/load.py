@@ -13,6 +13,7 @@ import numpy as np
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor, Source, open_sources, sample
 from deit_tf.data.folders import SplitRule
+from deit_tf.exporting.activations import SIGMOID, SOFTMAX
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
 from deit_tf.models.parts import image_size
 from deit_tf.runs.folder import RunFolder, run_config
@@ -47,6 +48,12 @@ class Run:
     config: TrainConfig | None
     split_rule: SplitRule = "threshold"
     assumed: bool = False
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of its logits; a softmax, where nothing tells."""
+        several = self.config is not None and self.config.task == "multilabel"
+        return SIGMOID if several else SOFTMAX
 
     @cached_property
     def sources(self) -> tuple[Source, Source]:

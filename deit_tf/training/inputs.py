@@ -42,7 +42,36 @@ def distributions(labels: tf.Tensor, classes: int, weight: tf.Tensor | None = No
     else:
         raise ValueError(f"{sentence} Received: {labels.dtype.name} {tuple(labels.shape)}")
 
-    good = tf.debugging.Assert(tf.reduce_all(~wrong | filling), [sentence, "Received:", labels])
+    return _asserted(rows, ~wrong | filling, [sentence, "Received:", labels])
+
+
+def multi_labels(labels: tf.Tensor, classes: int, weight: tf.Tensor | None = None) -> tf.Tensor:
+    """Labels of images that may have several, as float32 [B, C], checked.
+
+    Args:
+        labels: Float [B, C], each 0..1: 1 where a class is there.
+        classes: Classes C.
+        weight: As of `distributions`.
+    Raises:
+        ValueError: For labels of another type or shape.
+        tf.errors.InvalidArgumentError: When run, for values beyond 0..1.
+    """
+    sentence = f"Labels of several classes are float [B, {classes}], 1 where one is there, else 0."
+    if labels is None:
+        raise ValueError(f"{sentence} Received: none.")
+    labels = tf.convert_to_tensor(labels)
+    if not _is_rows(labels, classes):
+        raise ValueError(f"{sentence} Received: {labels.dtype.name} {tuple(labels.shape)}")
+
+    rows = tf.cast(labels, tf.float32)
+    counts = tf.ones([]) if weight is None else tf.cast(weight, tf.float32)
+    fits = tf.reduce_all((rows >= 0) & (rows <= 1 + ROW_TOLERANCE), axis=-1)
+    return _asserted(rows, fits | (tf.reshape(counts, [-1]) == 0), [sentence, "Received:", labels])
+
+
+def _asserted(rows: tf.Tensor, fits: tf.Tensor, message: list) -> tf.Tensor:
+    """`rows`, once all of them fit."""
+    good = tf.debugging.Assert(tf.reduce_all(fits), message)
     if good is None:  # eager: it has raised already where they are wrong
         return rows
 

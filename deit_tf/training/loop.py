@@ -229,7 +229,11 @@ class Loop:
             self.on_best()
 
         self.figures.write(epoch, figures)
-        shown = ("val_loss", "val_accuracy", "ema_loss", "ema_accuracy")
+        shown = tuple(
+            f"{whose}_{figure}"
+            for whose in ("val", "ema")
+            for figure in ("loss", "accuracy", "f1_samples")
+        )
         named = [
             f"{name.removeprefix(HELD_OUT).replace('_', ' ')} {figure:.4f}"
             for name, figure in held_out.items()

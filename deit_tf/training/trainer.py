@@ -317,10 +317,12 @@ class LabelTrainer(Trainer):
     Args:
         network: From images [B, H, W, 3] to logits [B, C]. A batch is images and labels, whole
             numbers [B] or distributions [B, C].
+        class_weights: What an image of each class counts for in training, [C].
     """
 
-    def __init__(self, network: keras.Model, **kwargs):
+    def __init__(self, network: keras.Model, *, class_weights=None, **kwargs):
         super().__init__(network, ["loss", "accuracy"], **kwargs)
+        self.class_weights = class_weights
 
     def batch_result(self, data, training):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -328,10 +330,10 @@ class LabelTrainer(Trainer):
         targets = distributions(labels, self.network.output_shape[-1], weight)  # [B, C]
         logits = tf.cast(self.network(images, training=training), tf.float32)  # [B, C]
         right = tf.argmax(logits, axis=-1) == tf.argmax(targets, axis=-1)
-        values = {
-            "loss": losses.cross_entropy(logits, targets),
-            "accuracy": tf.cast(right, tf.float32),
-        }
+        loss = losses.cross_entropy(logits, targets)  # [B]
+        if training and self.class_weights is not None:
+            loss *= losses.image_weights(targets, self.class_weights)
+        values = {"loss": loss, "accuracy": tf.cast(right, tf.float32)}
         return BatchResult(values, weight, labels, logits)
 
     def with_network(self, network):

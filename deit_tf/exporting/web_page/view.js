@@ -13,8 +13,8 @@ export function showAnswer(answer, classifier) {
   const { sidecar } = classifier;
   showSeen(answer.seen);
   showRollout(answer);
-  showClasses(mostProbable(answer.logits, SHOWN), sidecar);
-  showHeads(disagreement(answer.heads), sidecar);
+  showClasses(mostProbable(answer.logits, SHOWN, sidecar.activation), sidecar);
+  showHeads(disagreement(answer.heads, sidecar.activation), sidecar);
   showTimes(answer.milliseconds, classifier.accelerator);
   byId("result").hidden = false;
 }
