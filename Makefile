@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Compiled once, here: some machines keep none of what Python compiles as it imports.
 UV := $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: demo test test-cpus test-slow lint bench clean
+.PHONY: demo test test-cpus test-slow lint bench gpu-check clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py --seed $(SEED)
@@ -31,6 +31,9 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+gpu-check: $(READY)
+	$(BIN)/python benchmarks/gpu_check.py --json runs/gpu_check.json
 
 bench: $(READY)
 	$(BIN)/python benchmarks/input_pipeline.py --rounds 2

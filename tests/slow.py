@@ -12,6 +12,7 @@ SLOW = {
         "data/test_pipeline.py::test_two_replicas_share_one_global_batch",
         "models/test_masked.py::test_two_replicas_train_as_one",
         "evaluation/test_evaluate.py::test_two_replicas_count_as_one",
+        "docs/test_gpu_check.py::test_the_command",
     ),
     "runs that are killed and go on": (
         "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",

@@ -113,10 +113,12 @@ def test_a_run_is_exported_with_a_sigmoid(runs, pictures, tmp_path):
     assert main(["export", "check", str(runs / "student"), f"--exports={tmp_path}"]) in (0, None)
 
 
-def test_a_run_has_a_report_of_labels(runs):
+def test_a_run_has_a_report_of_labels(runs, capsys):
+    main(["compare", str(runs / "teacher"), str(runs / "student")])
+    assert "F1" in capsys.readouterr().out
     main(["report", str(runs / "student")])
     page = (runs / "student/report.html").read_text()
-    for text in ("Who finds the labels", "mean average precision", "as the teacher", "F1 of an"):
+    for text in ("Who finds the labels", "mean average precision", "as the teacher", "F1 of a"):
         assert text in page
     assert "Confusion" not in page
 

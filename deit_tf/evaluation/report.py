@@ -275,6 +275,9 @@ def _headline(findings: Findings) -> list[tuple[str, str]]:
     shares = [
         (name, _percent(figures[field])) for name, field in _HEADLINE.items() if field in figures
     ]
+    if findings.labelings is not None:
+        average = findings.labelings.figures("model")["mean_average_precision"]
+        shares.insert(0, ("mean average precision, held out", _percent(average)))
     loss = (
         [("loss, held out", f"{figures['loss']:.4f}")] if "loss" in figures and not shares else []
     )

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 import deit_tf
+from deit_tf.distillation.kinds import KINDS, MULTILABEL_LOSSES
 from deit_tf.distillation.multilabel import MultilabelDistiller
 from deit_tf.training.trainer import LabelTrainer
 
@@ -143,3 +144,7 @@ def test_class_weights_of_a_softmax_are_those_of_fit():
 def test_as_many_weights_as_classes():
     with pytest.raises(ValueError, match="`class_weights` are 4 numbers"):
         deit_tf.Distiller(student(), kind="none", class_weights=[1, 2])
+
+
+def test_every_kind_has_a_loss_of_several_labels():
+    assert set(MULTILABEL_LOSSES) == set(KINDS)

@@ -1,5 +1,10 @@
 """Probabilities by a sigmoid: in the signatures, in the JSON file, and refused where unknown."""
 
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +13,13 @@ import deit_tf
 from deit_tf.exporting.sidecar import Sidecar, read_sidecar, write_sidecar
 from deit_tf.exporting.signatures import IMAGES, make_signatures
 from deit_tf.files import read_json, write_json
+
+PAGE = Path(deit_tf.__file__).parent / "exporting" / "web_page"
+PROGRAM = """
+import { mostProbable } from "FILE";
+const found = ["sigmoid", "softmax", undefined].map((by) => mostProbable([0, 2], 2, by));
+console.log(JSON.stringify(found));
+"""
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -45,3 +57,13 @@ def test_an_unknown_activation_is_refused(tmp_path):
     model = deit_tf.create_model("deit_test", num_classes=3, depth=1)
     with pytest.raises(ValueError, match="`activation` is one of softmax, sigmoid. Received: 'x"):
         deit_tf.export_tflite(model, tmp_path / "m.tflite", activation="x")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not on the PATH")
+def test_the_page_reads_it():
+    program = PROGRAM.replace("FILE", (PAGE / "probabilities.js").as_uri())
+    command = ["node", "--input-type=module", "-e", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [[each["probability"] for each in best] for best in json.loads(done.stdout)]
+    two = 1 / (1 + np.exp(-2))
+    np.testing.assert_allclose(found, [[two, 0.5], [two, 1 - two], [two, 1 - two]])
