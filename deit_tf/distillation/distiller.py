@@ -83,7 +83,6 @@ class Distiller(Trainer):
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
         networks = _heads(student)
-        _check_weights(class_weights, student.output_shape[-1])
         names = ["loss", "base_loss", self.score]
         names += [f"{self.score}_{head}" for head in networks.output]
         names += ["distillation_loss", "teacher_agreement"] if kind != NONE else []
@@ -95,11 +94,12 @@ class Distiller(Trainer):
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
         self.train_heads = train_heads
-        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         declared = image_size(student)
         self.processor = processor or (
             ImageProcessor(declared) if all(declared) else ImageProcessor()
         )
+        _check_weights(class_weights, student.output_shape[-1])
+        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         self.teacher = teacher
 
     @property
