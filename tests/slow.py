@@ -12,7 +12,6 @@ SLOW = {
         "data/test_pipeline.py::test_two_replicas_share_one_global_batch",
         "models/test_masked.py::test_two_replicas_train_as_one",
         "evaluation/test_evaluate.py::test_two_replicas_count_as_one",
-        "docs/test_gpu_check.py::test_the_command",
     ),
     "runs that are killed and go on": (
         "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",
@@ -23,6 +22,8 @@ SLOW = {
         "planning/test_plan.py::test_the_command_measures",
         "test_object_store.py::test_a_run_on_a_store_goes_on_on_another_machine",
         "test_multilabel.py::test_a_run",
+        "docs/test_gpu_check.py::test_the_command",
+        "docs/test_gpu_check.py::test_the_steps",
         "test_train.py::test_every_policy_trains_with_deterministic_ops",
         "test_train.py::test_labels_made_ahead_train_the_same_student",
         "test_train.py::test_a_teacher_of_keras_applications_trains",

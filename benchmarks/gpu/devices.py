@@ -29,7 +29,7 @@ def seen() -> dict:
         "gpus": [
             {
                 "name": details.get("device_name"),
-                "compute_capability": details.get("compute_capability"),
+                "compute_capability": ".".join(map(str, details.get("compute_capability", ()))),
             }
             for details in gpus
         ],

@@ -37,6 +37,15 @@ def test_the_page_says_what_each_row_should_show():
         assert any(name.startswith(row) for name in CASES), row
 
 
+SEEN = {
+    "tensorflow": "2.21.0",
+    "keras": "3.15.0",
+    "built_with_cuda": False,
+    "cuda_version": "12.5",
+    "cudnn_version": "9",
+    "driver": None,
+    "gpus": [],
+}
 STEP = {"first_loss": 7.0, "loss": 6.0, "images_per_second": 9.0, "peak_bytes": 1e9}
 MIRRORED = {"devices": 2, "difference": 1e-7, "moved": 1e-2, "images_per_second": [10, 19]}
 SCALED = {"skipped": 20, "kept": True, "moved": True, "scale": 1024.0, "loss": 7.0}
@@ -109,17 +118,21 @@ def test_the_operation_that_refuses_is_named(message, name):
     assert steps.refused_operation(message) == name
 
 
-def test_one_step_and_loss_scaling_on_a_cpu():
-    found = steps.step(SETUP, "float32", xla=False, deterministic=False)
-    assert rows.step_fault(found) == "" and found["images_per_second"] > 0
+def test_the_loss_is_scaled_on_a_cpu_too():
     scaled = steps.loss_scaling(SETUP)
     assert rows.scaling_fault(scaled) == "" and scaled["scale"] < steps.HIGHEST_SCALE
 
 
-def test_a_case_that_ends_its_process_is_a_row(tmp_path):
-    broken = Case("SavedModel", "saved_model", {"setup": {"none": 1}}, str)
+def test_the_steps_and_their_memory_on_a_cpu():
+    found = steps.step(SETUP, "float32", xla=False, deterministic=False)
+    assert rows.step_fault(found) == "" and found["images_per_second"] > 0
+    assert steps.memory(SETUP, "float32")["planned_bytes"] > 0
+
+
+def test_a_case_that_ends_its_process_is_a_row():
+    broken = Case("SavedModel", "no_such_case", {}, str)
     row = rows.row(broken, gpu_check.run_apart(broken, "cpu"))
-    assert row["verdict"] == "FAILS" and "unexpected keyword argument 'none'" in row["text"]
+    assert row["verdict"] == "FAILS" and "ends with 1: KeyError: 'no_such_case'" in row["text"]
 
 
 def check(*arguments):
@@ -127,11 +140,19 @@ def check(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
-def test_a_machine_without_a_gpu_says_so_in_a_line(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    done = check()
-    assert done.returncode == gpu_check.NO_GPU
-    assert done.stdout.count("\n") == 1 and "no GPU here" in done.stdout
+def test_a_machine_without_a_gpu_says_so_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "run_apart", lambda case, device: SEEN)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    assert gpu_check.main() == gpu_check.NO_GPU
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "no GPU here" in said
+
+
+def test_what_is_seen_is_a_row():
+    gpu = {"name": "A100", "compute_capability": "8.0"}
+    row = judged("seen", **SEEN | {"gpus": [gpu, gpu], "built_with_cuda": True})
+    assert row["text"].endswith("A100 (8.0), A100 (8.0)") and "CUDA 12.5" in row["text"]
+    assert judged("seen", **SEEN)["text"].endswith("no GPU")
 
 
 def test_the_command_on_two_cpu_devices(tmp_path):
