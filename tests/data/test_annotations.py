@@ -108,6 +108,16 @@ def test_what_is_not_there_is_named(folder):
         open_sources(DataConfig(str(folder / "a.csv")))
 
 
+def test_a_store_and_a_folder_that_is_called_so(folder, tmp_path):
+    with pytest.raises(ValueError, match="lie on this machine, not on a store.*gs://b/labels.csv"):
+        open_sources(DataConfig("gs://b/labels.csv"))
+    for name in ("cat", "dog"):
+        (tmp_path / "old.csv" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "old.csv" / name / f"{i}.png")
+    assert open_sources(DataConfig(str(tmp_path / "old.csv")))[0].class_names == ("cat", "dog")
+
+
 def test_labels_reach_the_batches_as_they_are(folder):
     config = DataConfig(str(write(folder, "csv")), batch_size=3)
     train, held_out = open_sources(config)
