@@ -26,6 +26,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNELS = 3  # of an image: red, green, blue
 
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
 Size = int | tuple[int, int]
 Triple = tuple[float, float, float]
 
@@ -493,6 +494,14 @@ class TrainConfig:
         distill: The distillation.
         teacher: The teacher, for `deit-tf train-teacher`.
         mask: What `masked` hides.
+        loss: How the student learns the true labels: `cross_entropy`, the paper's; or
+            `binary_cross_entropy` of each class by itself (DeiT III). A teacher's part of the loss
+            is that of `distill.kind` in any case.
+        bce_target_thresh: Of `binary_cross_entropy`: a target above it becomes 1, any other 0. The
+            original's is 0, which `augment.label_smoothing` would lift all targets above; null
+            leaves them as mixing and smoothing made them.
+        bce_sum: Of `binary_cross_entropy`: whether it is summed up over the classes instead of
+            averaged.
         epochs: Passes over the training images; with repeated augmentation an epoch keeps its
             number of steps and shows fewer distinct images.
         seed: Seed of weights, order, augmentation and drop path.
@@ -521,6 +530,9 @@ class TrainConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    loss: Loss = "cross_entropy"
+    bce_target_thresh: float | None = 0.0
+    bce_sum: bool = False
     epochs: int = 300
     seed: int = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -549,6 +561,8 @@ def check_config(config: TrainConfig) -> None:
     _check_checkpoint(config.checkpoint)
     check_data(config.data)
     _check_student(config)
+    if config.loss == "binary_cross_entropy":
+        _check_binary(config)
     if config.xla and config.strategy != "none":
         raise ValueError(
             "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
@@ -585,6 +599,31 @@ def check_data(config: DataConfig) -> None:
         raise ValueError(f"`data.holdout` is a share between 0 and 1. Received: {config.holdout}")
 
 
+def check_target_threshold(
+    threshold: float | None, label_smoothing: float, classes: int = MAX_CLASSES
+) -> None:
+    """Check that a threshold tells the true labels of `binary_cross_entropy` from the others.
+
+    Args:
+        threshold: `bce_target_thresh`.
+        label_smoothing: Share of each label that is spread over all classes.
+        classes: How many there are; by default as many as there may be.
+    Raises:
+        ValueError: If the threshold is out of range, or what is spread lifts every target above it.
+    """
+    if threshold is None:
+        return
+    if not 0 <= threshold < 1:
+        raise ValueError(f"`bce_target_thresh` lies in [0, 1), or is null. Received: {threshold}")
+    if label_smoothing / classes > threshold:
+        raise ValueError(
+            "`label_smoothing` must be 0 where `bce_target_thresh` is lower than what it gives to "
+            "each class, or every target would become 1. Set `label_smoothing` to 0 as the "
+            "original does, or `bce_target_thresh` to null or higher. Received: "
+            f"label_smoothing={label_smoothing}, bce_target_thresh={threshold}"
+        )
+
+
 def check_labeling(config: TrainConfig) -> None:
     """Check that the settings tell a teacher whose labels are to be made ahead.
 
@@ -609,6 +648,15 @@ def _check_optim(config: OptimConfig) -> None:
         value = getattr(config, name)
         if not 0 <= value <= high or not math.isfinite(value):
             raise ValueError(f"`optim.{name}` lies in 0..{high:g}. Received: {value}")
+
+
+def _check_binary(config: TrainConfig) -> None:
+    if config.task == "masked":
+        raise ValueError(
+            "`loss` is how labels are learned, and `task` masked has none. Set it to cross_entropy."
+            f" Received: {config.loss!r}"
+        )
+    check_target_threshold(config.bce_target_thresh, config.augment.resolve().label_smoothing)
 
 
 def _check_checkpoint(config: CheckpointConfig) -> None:

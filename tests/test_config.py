@@ -17,6 +17,7 @@ from deit_tf.config import (
     StudentConfig,
     TrainConfig,
     check_config,
+    check_target_threshold,
 )
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.models import VARIANTS
@@ -133,6 +134,31 @@ def test_values_out_of_range_are_refused(value, message):
 def test_a_run_out_of_range_is_refused_before_anything_is_opened(config, message):
     with pytest.raises(ValueError, match=message):
         check_config(config)
+
+
+BINARY = {"loss": "binary_cross_entropy"}
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "every target would become 1.*label_smoothing=0.1, bce_target_thresh=0.0"),
+        ({"bce_target_thresh": 1.0}, r"`bce_target_thresh` lies in \[0, 1\)"),
+        ({"task": "masked"}, "`task` masked has none"),
+    ],
+)
+def test_a_binary_loss_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(TrainConfig(**BINARY, **settings))
+
+
+@pytest.mark.parametrize("threshold", [0.2, None])
+def test_smoothed_labels_have_a_binary_loss_where_a_threshold_tells_them_apart(threshold):
+    check_config(TrainConfig(**BINARY, bce_target_thresh=threshold))
+    if threshold is not None:
+        check_target_threshold(0.05, 0.1, classes=2)  # half of the smoothing for each
+        with pytest.raises(ValueError, match="every target would become 1"):
+            check_target_threshold(0.04, 0.1, classes=2)
 
 
 def test_the_papers_recipe():

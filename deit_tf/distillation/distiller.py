@@ -5,12 +5,13 @@ Paper, section 4; facebookresearch/deit losses.py and engine.py. What training m
 """
 
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, get_args
 
 import keras
 from keras import ops
 
 from deit_tf import losses
+from deit_tf.config import Loss, check_target_threshold
 from deit_tf.data import ImageProcessor
 from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.kinds import KINDS, NONE
@@ -42,6 +43,11 @@ class Distiller(Trainer):
             teacher's; leave it 0 where the data is smoothed already.
         train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the
             labels, `both` each head by itself.
+        loss: How the true labels are learned: `cross_entropy`, the paper's, or
+            `binary_cross_entropy` of each class (DeiT III).
+        bce_target_thresh: Of `binary_cross_entropy`: a target above it becomes 1, any other 0;
+            0 is the original's, None leaves them as they are.
+        bce_sum: Of `binary_cross_entropy`: whether it is summed up over the classes.
         processor: What the student expects of its images, so that the teacher can undo their
             normalization; by default the original's.
     Call arguments:
@@ -66,16 +72,23 @@ class Distiller(Trainer):
         normalization: losses.Normalization = "batchmean",
         label_smoothing: float = 0.0,
         train_heads: Literal["mean", "both"] = "mean",
+        loss: Loss = "cross_entropy",
+        bce_target_thresh: float | None = 0.0,
+        bce_sum: bool = False,
         processor: ImageProcessor | None = None,
         **kwargs,
     ):
         _check_choice("kind", kind, (*KINDS, NONE))
         _check_choice("normalization", normalization, ("batchmean", "numel"))
         _check_choice("train_heads", train_heads, ("mean", "both") if kind == "none" else ("mean",))
+        _check_choice("loss", loss, get_args(Loss))
         _check_range("alpha", alpha, 0 <= alpha <= 1, "lies in 0..1")
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
         networks = _heads(student)
+        if loss == "binary_cross_entropy":
+            classes = networks.output["cls"].shape[-1]
+            check_target_threshold(bce_target_thresh, label_smoothing, classes)
         names = ["loss", "base_loss", "accuracy", *(f"accuracy_{head}" for head in networks.output)]
         names += ["distillation_loss", "teacher_agreement"] if kind != NONE else []
         super().__init__(student, names, **kwargs)
@@ -86,6 +99,8 @@ class Distiller(Trainer):
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
         self.train_heads = train_heads
+        # Keras itself sets a `loss`, to that of `compile`
+        self.label_loss, self.bce_target_thresh, self.bce_sum = loss, bce_target_thresh, bce_sum
         declared = image_size(student)
         self.processor = processor or (
             ImageProcessor(declared) if all(declared) else ImageProcessor()
@@ -159,13 +174,12 @@ class Distiller(Trainer):
     def _parts(self, logits, targets, teacher_logits):
         """The two parts of the loss, [B] each; without a teacher the second is None."""
         if not self.distills and self.train_heads == "mean":
-            return losses.cross_entropy(_mean_of_heads(logits), targets), None
+            return self._loss_of(_mean_of_heads(logits), targets), None
         if not self.distills:
-            return sum(losses.cross_entropy(each, targets) for each in logits.values()) / len(
-                logits
-            ), None
+            parts = [self._loss_of(each, targets) for each in logits.values()]
+            return sum(parts) / len(parts), None
 
-        base = losses.cross_entropy(logits["cls"], targets)
+        base = self._loss_of(logits["cls"], targets)
         distillation = KINDS[self.kind].loss(
             logits.get("dist", logits["cls"]),
             teacher_logits,
@@ -174,6 +188,13 @@ class Distiller(Trainer):
         )
 
         return base, distillation
+
+    def _loss_of(self, logits, targets):
+        """How far logits are from the true labels, [B, C] both: [B]."""
+        if self.label_loss == "cross_entropy":
+            return losses.cross_entropy(logits, targets)
+        binary = losses.binarize(targets, self.bce_target_thresh)
+        return losses.binary_cross_entropy(logits, binary, self.bce_sum)
 
     def _total(self, base, distillation):
         return (
@@ -193,6 +214,9 @@ class Distiller(Trainer):
             "normalization": self.normalization,
             "label_smoothing": self.label_smoothing,
             "train_heads": self.train_heads,
+            "loss": self.label_loss,
+            "bce_target_thresh": self.bce_target_thresh,
+            "bce_sum": self.bce_sum,
             "processor": self.processor,
         }
 

@@ -157,6 +157,46 @@ def test_a_student_without_the_token_learns_both_with_one_head(kind):
     assert "accuracy_dist" not in report
 
 
+def binary(logits, targets):
+    """Binary cross-entropy [B], averaged over the classes."""
+    logits = np.array(logits, "float64")
+    return (np.logaddexp(0, logits) - targets * logits).mean(-1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bce_target_thresh": 0.5}, {"bce_sum": True}])
+def test_the_class_head_learns_each_class_by_itself(settings):
+    images, labels = batch()
+    mixed = 0.4 * np.eye(CLASSES)[labels] + 0.6 * np.eye(CLASSES)[labels[::-1]]
+    mixed = mixed.astype("float32")
+    made = distiller(loss="binary_cross_entropy", **settings)
+    both = deit_tf.heads(made.student)(images)
+    teacher = np.array(made.teacher.model(images, training=False)).argmax(-1)
+    hard = -log_softmax(np.array(both["dist"], "float64"))[np.arange(BATCH), teacher].mean()
+
+    base = binary(both["cls"], mixed > settings.get("bce_target_thresh", 0)).mean()
+    base *= CLASSES if settings.get("bce_sum") else 1
+    report = made.evaluate(images, mixed, verbose=0, return_dict=True)
+    assert report["base_loss"] == pytest.approx(base, rel=1e-5)
+    assert report["loss"] == pytest.approx(0.5 * base + 0.5 * hard, rel=1e-5)
+
+
+@pytest.mark.parametrize("train_heads", ["mean", "both"])
+def test_heads_without_a_teacher_learn_each_class_by_itself(train_heads, tmp_path):
+    images, labels = batch()
+    made = deit_tf.Distiller(
+        student(), kind="none", train_heads=train_heads, loss="binary_cross_entropy"
+    )
+    made.compile(keras.optimizers.SGD(0.1))
+    made.save(tmp_path / "distiller.keras")
+    made = keras.saving.load_model(tmp_path / "distiller.keras")
+    cls, dist = deit_tf.heads(made.student)(images).values()
+    true = np.eye(CLASSES)[labels]
+    of_both = (binary(cls, true) + binary(dist, true)) / 2
+    expected = binary((cls + dist) / 2, true) if train_heads == "mean" else of_both
+    report = made.evaluate(images, labels, verbose=0, return_dict=True)
+    assert report["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
 def test_every_weight_of_the_student_learns():
     images, labels = batch()
     made = distiller()
@@ -252,6 +292,11 @@ def test_weights_round_trip(tmp_path):
         (dict(temperature=0), "temperature=0"),
         (dict(label_smoothing=1), "label_smoothing=1"),
         (dict(normalization="mean"), "normalization='mean'"),
+        (dict(loss="hinge"), "loss='hinge'"),
+        (
+            dict(loss="binary_cross_entropy", label_smoothing=0.1),
+            "every target would become 1.*label_smoothing=0.1, bce_target_thresh=0.0",
+        ),
     ],
 )
 def test_bad_arguments(argument, message):
