@@ -342,17 +342,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW under a warmed-up cosine (original main.py; paper, table 9).
+    """The optimizer, under a warmed-up cosine (original main.py; paper, table 9).
 
     Args:
-        optimizer: `adamw`; or `sgd` with Nesterov's momentum, for some fine-tuning.
+        optimizer: `adamw`; `lamb`, DeiT III's, with `clip_norm` 1 as there; or `sgd` with
+            Nesterov's momentum, for some fine-tuning.
         lr: Learning rate for a batch of 512; it is scaled by batch_size / 512.
         scale_lr: Whether to scale it so; false takes `lr` as it is.
         warmup_lr: Learning rate of the first step; not scaled.
         min_lr: Learning rate at the end of the cosine; not scaled.
         warmup_epochs: Length of the linear warm-up, in epochs.
         weight_decay: Decay of kernels only: of `adamw` decoupled, applied as lr * weight_decay; of
-            `sgd` part of the gradient.
+            `lamb` part of the direction, of `sgd` of the gradient.
         momentum: Of `sgd`, per step.
         beta_1: Decay of the first moment, per step.
         beta_2: Decay of the second moment, per step.
@@ -366,7 +367,7 @@ class OptimConfig:
             original's.
     """
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     lr: float = 5e-4
     scale_lr: bool = True
     warmup_lr: float = 1e-6
