@@ -242,9 +242,11 @@ class AugmentConfig:
     Args:
         recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data),
             `none`.
-        scale: Share of the image's area that the random crop keeps, smallest and largest;
+        crop: `random_resized`, a window of any size and aspect; or `simple`, one of the model's
+            size out of the image at that size, mirrored 4 pixels beyond its border (DeiT III).
+        scale: Share of the image's area that `random_resized` keeps, smallest and largest;
             1, 1 resizes the whole image, whatever `ratio`.
-        ratio: Width / height of the random crop, smallest and largest.
+        ratio: Width / height of `random_resized`, smallest and largest.
         hflip: Probability of a horizontal flip.
         auto_augment: `rand-m9-mstd0.5-inc1` in timm's notation, `3-augment`, `keras-cv` (keras-cv's
             own RandAugment, for comparison) or `none`.
@@ -268,6 +270,7 @@ class AugmentConfig:
     ratio: tuple[float, float] | None = None
     hflip: float | None = None
     auto_augment: str | None = None
+    crop: Literal["random_resized", "simple"] | None = None
     color_jitter: float | None = None
     random_erasing: float | None = None
     mixup: float | None = None
@@ -316,6 +319,7 @@ _DEIT: dict[str, Any] = dict(
     ratio=_THIRDS,
     hflip=0.5,
     auto_augment="rand-m9-mstd0.5-inc1",
+    crop="random_resized",
     color_jitter=0.0,
     random_erasing=0.25,
     mixup=0.8,

@@ -12,8 +12,8 @@ import keras_cv
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, Triple
-from deit_tf.data.crop import DrawnBox, Size, decode_and_crop, draw_box
-from deit_tf.data.decode import CHANNELS
+from deit_tf.data.crop import DrawnBox, Size, decode_and_crop, draw_box, simple_crop
+from deit_tf.data.decode import CHANNELS, decode_image
 from deit_tf.data.pixel_ops import apply_operation, have_global_generator
 from deit_tf.data.preprocess import normalize
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
@@ -193,7 +193,10 @@ def augment_image(
     seeds = tf.random.split(seed, 5)
 
     # on gray levels, uint8 [*size, 3]
-    image = decode_and_crop(encoded, size, seeds[0], config.scale, config.ratio, upright)
+    if config.crop == "simple":
+        image = simple_crop(decode_image(encoded, upright), size, seeds[0])
+    else:
+        image = decode_and_crop(encoded, size, seeds[0], config.scale, config.ratio, upright)
     if config.hflip:
         image = random_flip(image, seeds[1], config.hflip)
     image = _auto_augment(image, seeds[2:4], config, fill_of(mean))

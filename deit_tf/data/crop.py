@@ -1,6 +1,8 @@
-"""Random rectangles, and the random resized crop, which decodes no more of a JPEG than it needs.
+"""Random rectangles; the random resized crop, which decodes no more of a JPEG than it needs; the
+simple random crop.
 
-Source: timm/data/transforms.py, RandomResizedCropAndInterpolation.
+Source: timm/data/transforms.py, RandomResizedCropAndInterpolation; facebookresearch/deit
+    augment.py, `--src`.
 """
 
 import functools
@@ -12,6 +14,7 @@ import tensorflow as tf
 from deit_tf.data.bicubic import resize
 from deit_tf.data.decode import CHANNELS, decode_image
 from deit_tf.data.orientation import exif_orientation
+from deit_tf.data.preprocess import resize as resize_to_any
 
 Size = tuple[int, int]
 Range = tuple[float, float]
@@ -19,6 +22,7 @@ Range = tuple[float, float]
 _TRIES = 10
 # a JPEG decoded at a reduced size keeps four times the target's sides; 2 is off by 2 levels
 _DCT_GAP = 4.0
+_PADDING = 4  # pixels that the simple crop may reach beyond each side
 
 
 class DrawnBox(NamedTuple):
@@ -180,3 +184,32 @@ def decode_and_crop(
     if upright:
         by_window &= exif_orientation(encoded) == 1
     return resize(tf.cond(by_window, window, whole), size)
+
+
+def simple_crop(image: tf.Tensor, size: Size, seed: tf.Tensor) -> tf.Tensor:
+    """Resize until the image just covers `size`, pad it by its mirror image, and cut a window.
+
+    So far more of it is seen than of a random resized crop, and in its own aspect (DeiT III).
+
+    Args:
+        image: uint8 [H, W, 3], 0..255.
+        size: Height and width of the result, above 4 pixels each.
+        seed: Two whole numbers.
+    Returns:
+        uint8 [*size, 3].
+    Source: facebookresearch/deit augment.py: torchvision's Resize of the short side, bicubic, and
+        RandomCrop(padding=4, padding_mode="reflect").
+    """
+    # the side that is short beside `size` fits, the other is rounded down
+    height, width = tf.unstack(tf.shape(image)[:2])
+    by_height = height * size[1] <= width * size[0]
+    tall = [tf.constant(size[0]), size[0] * width // height]
+    wide = [size[1] * height // width, tf.constant(size[1])]
+    covering = tf.unstack(tf.where(by_height, tf.stack(tall), tf.stack(wide)))
+    image = resize_to_any(image, covering)
+
+    # a window of the padded image
+    image = tf.pad(image, [[_PADDING, _PADDING], [_PADDING, _PADDING], [0, 0]], "REFLECT")
+    spare = tf.cast(tf.shape(image)[:2] - size + 1, tf.float32)
+    top, left = tf.unstack(tf.cast(tf.random.stateless_uniform([2], seed) * spare, tf.int32))
+    return tf.ensure_shape(_cut(image, tf.stack([top, left, *size])), [*size, CHANNELS])

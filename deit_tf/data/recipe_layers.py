@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN
 from deit_tf.data.augment import color_jitter, random_erasing, random_flip, three_augment
-from deit_tf.data.crop import random_resized_crop
+from deit_tf.data.crop import random_resized_crop, simple_crop
 from deit_tf.data.decode import CHANNELS
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
 from deit_tf.data.seeds import Seeded, SeededBatch
@@ -104,6 +104,33 @@ class RandomResizedCrop(_ImageLayer):
         """What the constructor takes."""
         names = ("target_size", "crop_area_factor", "aspect_ratio_factor")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@_serializable
+class SimpleRandomCrop(_ImageLayer):
+    """The image at the model's size, mirrored 4 pixels beyond its border, and a window of it (DeiT
+    III).
+
+    Args:
+        target_size: Height and width of the result in pixels, above 4.
+        seed: See `Seeded`.
+    """
+
+    def __init__(self, target_size: tuple[int, int], seed: int = 0, **kwargs):
+        super().__init__(seed=seed, **kwargs)
+        self.target_size = tuple(target_size)
+
+    def compute_image_signature(self, images):
+        """What a single image becomes."""
+        return tf.TensorSpec([*self.target_size, CHANNELS], self.compute_dtype)
+
+    def augment_image(self, image, transformation, **kwargs):
+        """Crop [H, W, 3] to [*target_size, 3] by a seed."""
+        return simple_crop(_levels(image), self.target_size, transformation)
+
+    def get_config(self):
+        """What the constructor takes."""
+        return super().get_config() | {"target_size": self.target_size}
 
 
 @_serializable

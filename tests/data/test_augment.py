@@ -136,9 +136,12 @@ def run(
     return next(iter(dataset.batch(len(files)))).numpy()
 
 
-@pytest.mark.parametrize("recipe", ["deit", "3-augment", "light"])
-def test_odd_files_in_every_recipe(recipe):
-    images = run(AugmentConfig(recipe=recipe).resolve(), list(FILES.values()) * 3)
+@pytest.mark.parametrize(
+    ("recipe", "crop"),
+    [("deit", None), ("3-augment", None), ("3-augment", "simple"), ("light", None)],
+)
+def test_odd_files_in_every_recipe(recipe, crop):
+    images = run(AugmentConfig(recipe=recipe, crop=crop).resolve(), list(FILES.values()) * 3)
     assert np.isfinite(images).all()
     pictures = (
         images if recipe != "deit" else np.clip(images, -2.2, 2.7)

@@ -20,6 +20,7 @@ from deit_tf.data import (
     RandomErasing,
     RandomFlip,
     RandomResizedCrop,
+    SimpleRandomCrop,
     ThreeAugment,
     augment,
     crop,
@@ -38,6 +39,7 @@ IMAGE_LAYERS = {
     RandomResizedCrop((32, 48)): lambda image, seed: crop.random_resized_crop(
         image, (32, 48), seed, (0.08, 1.0), THIRDS
     ),
+    SimpleRandomCrop((32, 48)): lambda image, seed: crop.simple_crop(image, (32, 48), seed),
     RandomFlip(): lambda image, seed: augment.random_flip(image, seed, 0.5),
     RandAugment(): lambda image, seed: rand_augment.rand_augment(image, seed, PAPER),
     ThreeAugment(): augment.three_augment,

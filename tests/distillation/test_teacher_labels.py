@@ -231,6 +231,7 @@ def test_a_flipped_byte_is_found_and_made_anew(config, sources, cache, tmp_path)
             {"hflip": 0.25, "repeats": 2},
             r"hflip: then 0\.5, now 0\.25\n.*repeats: then 1, now 2",
         ),
+        ("augment", {"crop": "simple"}, r"augment\.crop: then .random_resized., now .simple."),
         ("data", {"batch_size": 15}, r"data\.batch_size: then 16, now 15"),
         ("data", {"std": (0.5, 0.5, 0.5)}, r"data\.std: then \[0\.229.*now \[0\.5"),
         ("data", {"crop_ratio": 0.5}, r"data\.crop_ratio: then 1\.0, now 0\.5"),
