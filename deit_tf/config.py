@@ -163,7 +163,10 @@ class StudentConfig:
         embed_dim: Width of a token.
         depth: Number of blocks.
         num_heads: Attention heads per block.
-        drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
+        init_values: Where LayerScale's factors start, such as 1e-4 (DeiT III); null keeps the named
+            model's.
+        drop_path_rate: Stochastic depth of the last block, of DeiT III of each; the paper trains
+            with 0.1.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
             file, another library's file or folder, or `hf://...`; other heads, or of another
             class count, start fresh, and null all.
@@ -181,6 +184,7 @@ class StudentConfig:
     embed_dim: int | None = None
     depth: int | None = None
     num_heads: int | None = None
+    init_values: float | None = None
     drop_path_rate: float = 0.1
     weights: str | None = None
     init: Literal["timm", "mimetic"] = "timm"
@@ -266,11 +270,11 @@ class AugmentConfig:
     """
 
     recipe: Literal["deit", "3-augment", "light", "none"] = "deit"
+    crop: Literal["random_resized", "simple"] | None = None
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] | None = None
     hflip: float | None = None
     auto_augment: str | None = None
-    crop: Literal["random_resized", "simple"] | None = None
     color_jitter: float | None = None
     random_erasing: float | None = None
     mixup: float | None = None
@@ -315,11 +319,11 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
 }
 _THIRDS = (3 / 4, 4 / 3)
 _DEIT: dict[str, Any] = dict(
+    crop="random_resized",
     scale=(0.08, 1.0),
     ratio=_THIRDS,
     hflip=0.5,
     auto_augment="rand-m9-mstd0.5-inc1",
-    crop="random_resized",
     color_jitter=0.0,
     random_erasing=0.25,
     mixup=0.8,

@@ -21,6 +21,7 @@ from deit_tf.config import (
 )
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.models import VARIANTS
+from deit_tf.models.variants import find_variant
 from deit_tf.runs import read_config, write_config
 from deit_tf.training.optim import scaled_lr
 from deit_tf.training.replicas import check_batch
@@ -82,6 +83,20 @@ def test_papers_rows_are_there():
     names = {path.stem for path in CONFIGS}
     for size in ("tiny", "small", "base"):
         assert {f"deit_{size}", f"deit_{size}_distilled"} <= names
+    for size in ("small", "base", "large"):
+        assert {f"deit3_{size}", f"deit3_{size}_384"} <= names
+
+
+@pytest.mark.parametrize("size, lr, side", [("small", 4e-3, 224), ("base", 3e-3, 192)])
+def test_the_recipe_of_deit3(size, lr, side):
+    # facebookresearch/deit, README_revenge.md
+    config = read_config(Path(__file__).parent.parent / "configs" / f"deit3_{size}.yaml")
+    augment = config.augment.resolve()
+    assert scaled_lr(config.optim, config.data.batch_size) == lr
+    assert find_variant(config.model.name).uniform_drop_path
+    assert (config.model.image_size or 224, config.model.init_values) == (side, 1e-4)
+    assert (config.loss, augment.label_smoothing) == ("binary_cross_entropy", 0)
+    assert (augment.auto_augment, augment.repeats, augment.mixup) == ("3-augment", 3, 0.8)
 
 
 def test_the_kinds_of_distillation_can_be_set():
