@@ -108,3 +108,30 @@ def test_a_simple_crop_lies_anywhere():
         shares = np.bincount(begins, minlength=9) / 2000
         assert len(shares) == 9 and np.abs(shares - 1 / 9).max() < 0.028  # four standard errors
     assert abs(np.corrcoef(corners.T)[0, 1]) < 0.09
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "simple"])
+def test_the_resize_is_the_one_or_the_other(crop):
+    image = tf.constant(PIXELS)
+
+    def cropped(interpolation, i):
+        seed = tf.constant([i, 6])
+        if crop == "simple":
+            return simple_crop(image, (24, 24), seed, interpolation)
+        return random_resized_crop(image, (24, 24), seed, (0.2, 1.0), THIRDS, interpolation)
+
+    taken = []
+    for i in range(24):
+        bicubic, bilinear, either = (
+            cropped(name, i).numpy().astype(int) for name in ("bicubic", "bilinear", "random")
+        )
+        assert 1 < np.abs(bicubic - bilinear).max()
+        taken.append((either == bilinear).all())
+        assert taken[-1] or (either == bicubic).all()
+    assert 5 <= sum(taken) <= 19  # of 24 at half; outside once in 400 choices of seeds
+
+
+def test_a_bilinear_resize_is_pillows():
+    whole = random_resized_crop(tf.constant(PIXELS), SIZE, KEY, (1.0, 1.0), THIRDS, "bilinear")
+    expected = Image.fromarray(PIXELS).resize(SIZE[::-1], Image.Resampling.BILINEAR)
+    assert np.abs(whole.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1

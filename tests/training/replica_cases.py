@@ -27,7 +27,8 @@ PLAIN, EVERYTHING = {}, dict(micro_batches=2, clip_norm=0.3, ema_decay=0.9, rema
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "adamw": lambda: AdamW(1e-3),
-    "lamb": lambda: Lamb(1e-3),
+    # The gradient of a key's bias is 0 but for rounding, which an epsilon of 1e-8 makes a step of.
+    "lamb": lambda: Lamb(1e-3, epsilon=1e-6),
 }
 
 
