@@ -460,6 +460,9 @@ class DistillConfig:
         train_heads: With kind `none`, what learns the labels in a model with distillation token:
             the `mean` of the heads; `both`, each by itself; `cls`, the class head alone, and the
             other one is left out of the model.
+        cosub: With kind `none` and `loss` binary_cross_entropy: whether the student sees each batch
+            twice, as two submodels that drop path draws, which learn from each other as well
+            (Touvron et al. 2022, "Co-training 2L submodels"); it takes twice the memory.
         labels: A folder of `deit-tf label`, the teacher's labels computed ahead on the same stream:
             training reads them and runs no teacher. `teacher` may then be null; otherwise it must
             be the one that made them.
@@ -474,6 +477,7 @@ class DistillConfig:
     temperature: float = 1.0
     normalization: Literal["batchmean", "numel"] = "batchmean"
     train_heads: Literal["mean", "both", "cls"] = "mean"
+    cosub: bool = False
     labels: str | None = None
     top_k: int = 0
 
@@ -602,23 +606,8 @@ def check_config(config: TrainConfig) -> None:
     _check_student(config)
     if config.loss == "binary_cross_entropy":
         _check_binary(config)
-    if config.xla and config.strategy != "none":
-        raise ValueError(
-            "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
-            "of other replicas. Set `strategy` to none, or `xla` to false."
-        )
-    if config.xla and config.deterministic:
-        raise ValueError(
-            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
-            "false."
-        )
-
-    distill = config.distill
-    if distill.train_heads != "mean" and distill.kind != "none":
-        raise ValueError(
-            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
-            f"of its own. Received: train_heads={distill.train_heads!r}, kind={distill.kind!r}"
-        )
+    _check_distill(config)
+    _check_xla(config)
 
 
 def check_data(config: DataConfig) -> None:
@@ -663,6 +652,24 @@ def check_target_threshold(
         )
 
 
+def check_cosub(kind: str, loss: str, train_heads: str) -> None:
+    """Check that a student may learn from itself.
+
+    Args:
+        kind: `distill.kind`.
+        loss: How it learns the true labels.
+        train_heads: `distill.train_heads`.
+    Raises:
+        ValueError: If it learns otherwise than by one binary cross-entropy of labels.
+    """
+    if kind != "none" or loss != "binary_cross_entropy" or train_heads == "both":
+        raise ValueError(
+            "`cosub` is for a student without a teacher, whose heads learn together by binary "
+            "cross-entropy. Set `kind` to none, `loss` to binary_cross_entropy and `train_heads` "
+            f"to mean or cls. Received: kind={kind!r}, loss={loss!r}, train_heads={train_heads!r}"
+        )
+
+
 def check_labeling(config: TrainConfig) -> None:
     """Check that the settings tell a teacher whose labels are to be made ahead.
 
@@ -687,6 +694,35 @@ def _check_optim(config: OptimConfig) -> None:
         value = getattr(config, name)
         if not 0 <= value <= high or not math.isfinite(value):
             raise ValueError(f"`optim.{name}` lies in 0..{high:g}. Received: {value}")
+
+
+def _check_distill(config: TrainConfig) -> None:
+    distill = config.distill
+    if distill.cosub:
+        check_cosub(distill.kind, config.loss, distill.train_heads)
+        if not config.model.drop_path_rate:
+            raise ValueError(
+                "`distill.cosub` needs `model.drop_path_rate` above 0, or the two submodels are "
+                "one. Received: 0"
+            )
+    if distill.train_heads != "mean" and distill.kind != "none":
+        raise ValueError(
+            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
+            f"of its own. Received: train_heads={distill.train_heads!r}, kind={distill.kind!r}"
+        )
+
+
+def _check_xla(config: TrainConfig) -> None:
+    if config.xla and config.strategy != "none":
+        raise ValueError(
+            "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
+            "of other replicas. Set `strategy` to none, or `xla` to false."
+        )
+    if config.xla and config.deterministic:
+        raise ValueError(
+            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
+            "false."
+        )
 
 
 def _check_binary(config: TrainConfig) -> None:

@@ -83,6 +83,7 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
         loss=config.loss,
         bce_target_thresh=config.bce_target_thresh,
         bce_sum=config.bce_sum,
+        cosub=distill.cosub,
         processor=processor,
     )
 

@@ -167,6 +167,25 @@ def test_a_binary_loss_that_makes_no_sense_is_refused(settings, message):
         check_config(TrainConfig(**BINARY, **settings))
 
 
+@pytest.mark.parametrize(
+    "distill, model, message",
+    [
+        ({"kind": "hard"}, {}, "`cosub` is for a student without a teacher.*kind='hard'"),
+        ({"train_heads": "both"}, {}, "`cosub` is .*train_heads='both'"),
+        ({}, {"drop_path_rate": 0.0}, "`distill.cosub` needs `model.drop_path_rate` above 0"),
+    ],
+)
+def test_submodels_that_make_no_sense_are_refused(distill, model, message):
+    config = TrainConfig(
+        **BINARY,
+        bce_target_thresh=None,
+        distill=DistillConfig(**{"kind": "none", "cosub": True} | distill),
+        model=StudentConfig(**model),
+    )
+    with pytest.raises(ValueError, match=message):
+        check_config(config)
+
+
 @pytest.mark.parametrize("threshold", [0.2, None])
 def test_smoothed_labels_have_a_binary_loss_where_a_threshold_tells_them_apart(threshold):
     check_config(TrainConfig(**BINARY, bce_target_thresh=threshold))

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from deit_tf import losses
-from deit_tf.config import Loss, check_target_threshold
+from deit_tf.config import Loss, check_cosub, check_target_threshold
 from deit_tf.data import ImageProcessor
 from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.kinds import KINDS, NONE
@@ -48,6 +48,9 @@ class Distiller(Trainer):
         bce_target_thresh: Of `binary_cross_entropy`: a target above it becomes 1, any other 0;
             0 is the original's, None leaves them as they are.
         bce_sum: Of `binary_cross_entropy`: whether it is summed up over the classes.
+        cosub: With kind `none` and `binary_cross_entropy`: whether the student sees each batch
+            twice, as two submodels that drop path draws, which learn from each other as well
+            (Touvron et al. 2022, "Co-training 2L submodels").
         processor: What the student expects of its images, so that the teacher can undo their
             normalization; by default the original's.
     Call arguments:
@@ -75,6 +78,7 @@ class Distiller(Trainer):
         loss: Loss = "cross_entropy",
         bce_target_thresh: float | None = 0.0,
         bce_sum: bool = False,
+        cosub: bool = False,
         processor: ImageProcessor | None = None,
         **kwargs,
     ):
@@ -85,6 +89,8 @@ class Distiller(Trainer):
         _check_range("alpha", alpha, 0 <= alpha <= 1, "lies in 0..1")
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
+        if cosub:
+            check_cosub(kind, loss, train_heads)
         networks = _heads(student)
         if loss == "binary_cross_entropy":
             classes = networks.output["cls"].shape[-1]
@@ -98,7 +104,7 @@ class Distiller(Trainer):
         self._heads = lambda images, training: networks(images, training=training)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
-        self.train_heads = train_heads
+        self.train_heads, self.cosub = train_heads, cosub
         # Keras itself sets a `loss`, to that of `compile`
         self.label_loss, self.bce_target_thresh, self.bce_sum = loss, bce_target_thresh, bce_sum
         declared = image_size(student)
@@ -135,11 +141,14 @@ class Distiller(Trainer):
         check_images(images, self.student)
         labels, teacher_logits = self._labels_and_teacher_logits(images, labels)
         targets = distributions(labels, self.student.output_shape[-1], weight)  # [B, C]
-        logits = self._heads(images, training=training)  # [B, C] of each head
-
         smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
-        base, distillation = self._parts(logits, smoothed, teacher_logits)
-        values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
+
+        if training and self.cosub:
+            logits, values = self._submodels(images, smoothed)
+        else:
+            logits = self._heads(images, training=training)  # [B, C] of each head
+            base, distillation = self._parts(logits, smoothed, teacher_logits)
+            values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
 
         true_class, mean = ops.argmax(targets, axis=-1), _mean_of_heads(logits)  # [B], [B, C]
         values["accuracy"] = _agreement(mean, true_class)
@@ -189,6 +198,24 @@ class Distiller(Trainer):
 
         return base, distillation
 
+    def _submodels(self, images, targets):
+        """Logits [B, C] of one of two submodels, by head, and the loss of both, [B] each.
+
+        Source: facebookresearch/deit engine.py, `--cosub`.
+        """
+        twice = self._heads(ops.concatenate([images, images]), training=True)  # [2B, C]
+        one, other = ops.split(_mean_of_heads(twice), 2)
+        base = (self._loss_of(one, targets) + self._loss_of(other, targets)) / 2
+        each_other = (self._loss_beside(one, other) + self._loss_beside(other, one)) / 2
+
+        logits = {head: ops.split(both, 2)[0] for head, both in twice.items()}
+        return logits, {"loss": (base + each_other) / 2, "base_loss": base}
+
+    def _loss_beside(self, logits, other):
+        """How far logits are from the probabilities of another submodel, which stand still."""
+        probabilities = ops.sigmoid(ops.stop_gradient(ops.cast(other, "float32")))
+        return losses.binary_cross_entropy(logits, probabilities, self.bce_sum)
+
     def _loss_of(self, logits, targets):
         """How far logits are from the true labels, [B, C] both: [B]."""
         if self.label_loss == "cross_entropy":
@@ -217,6 +244,7 @@ class Distiller(Trainer):
             "loss": self.label_loss,
             "bce_target_thresh": self.bce_target_thresh,
             "bce_sum": self.bce_sum,
+            "cosub": self.cosub,
             "processor": self.processor,
         }
 
