@@ -63,6 +63,7 @@ class ModelConfig:
         num_classes: Classes C of each head.
         distilled: Whether there is a distillation token with a head of its own.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
+        drop_rate: Dropout of a token before its head, as in DeiT III and timm.
         layer_norm_eps: 1e-6 as in the original and timm; Hugging Face uses 1e-12.
         init_values: Where LayerScale's factors start, one per channel of a residual branch, such as
             1e-6; null leaves the branches as they are (DeiT III).
@@ -83,6 +84,7 @@ class ModelConfig:
     num_classes: int = 1000
     distilled: bool = True
     drop_path_rate: float = 0.0
+    drop_rate: float = 0.0
     layer_norm_eps: float = 1e-6
     init_values: float | None = None
     no_embed_class: bool = False
@@ -115,16 +117,16 @@ def check_model(config: ModelConfig) -> None:
                 f"`{name}` is a whole number from 1 to {most:,}. Received: {name}={value!r}"
             )
 
-    ratio, rate = config.mlp_ratio, config.drop_path_rate
+    ratio = config.mlp_ratio
     if not _is_number(ratio) or ratio > MAX_MLP_RATIO or ratio * config.embed_dim < 1:
         raise ValueError(
             f"`mlp_ratio` is a number above 0 and up to {MAX_MLP_RATIO:g}, which leaves the hidden "
             f"layer a unit. Received: mlp_ratio={ratio!r}"
         )
-    if not _is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(
-            f"`drop_path_rate` is a probability in [0, 1). Received: drop_path_rate={rate!r}"
-        )
+    for name in ("drop_path_rate", "drop_rate"):
+        rate = getattr(config, name)
+        if not _is_number(rate) or not 0 <= rate < 1:
+            raise ValueError(f"`{name}` is a probability in [0, 1). Received: {name}={rate!r}")
     start = config.init_values
     if start is not None and not (_is_number(start) and start > 0):
         raise ValueError(
@@ -167,6 +169,7 @@ class StudentConfig:
             model's.
         drop_path_rate: Stochastic depth of the last block, of DeiT III of each; the paper trains
             with 0.1.
+        drop_rate: Dropout of a token before its head, for training.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
             file, another library's file or folder, or `hf://...`; other heads, or of another
             class count, start fresh, and null all.
@@ -186,6 +189,7 @@ class StudentConfig:
     num_heads: int | None = None
     init_values: float | None = None
     drop_path_rate: float = 0.1
+    drop_rate: float = 0.0
     weights: str | None = None
     init: Literal["timm", "mimetic"] = "timm"
     trainable: Literal["all", "heads", "attention"] = "all"
@@ -749,6 +753,11 @@ def _check_student(config: TrainConfig) -> None:
         raise ValueError(
             "`model.init` is for fresh weights: set it to timm, or `model.weights` to null. "
             f"Received: init={model.init!r}, weights={model.weights!r}"
+        )
+    if config.task == "masked" and model.drop_rate:
+        raise ValueError(
+            "`model.drop_rate` is for `task` classify: a masked model has no head. Set it to 0. "
+            f"Received: {model.drop_rate}"
         )
     if config.task == "masked" and model.trainable != "all":
         raise ValueError(

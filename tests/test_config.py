@@ -203,7 +203,7 @@ def test_the_papers_recipe():
 
 
 def test_overrides_are_what_is_set():
-    kept = {"drop_path_rate": 0.1, "remat": False}
+    kept = {"drop_path_rate": 0.1, "drop_rate": 0.0, "remat": False}
     assert StudentConfig(depth=3).overrides() == {"depth": 3, **kept}
 
 
