@@ -26,6 +26,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNELS = 3  # of an image: red, green, blue
 
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
 Size = int | tuple[int, int]
 Triple = tuple[float, float, float]
 
@@ -62,6 +63,7 @@ class ModelConfig:
         num_classes: Classes C of each head.
         distilled: Whether there is a distillation token with a head of its own.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
+        drop_rate: Dropout of a token before its head, as in DeiT III and timm.
         layer_norm_eps: 1e-6 as in the original and timm; Hugging Face uses 1e-12.
         init_values: Where LayerScale's factors start, one per channel of a residual branch, such as
             1e-6; null leaves the branches as they are (DeiT III).
@@ -82,6 +84,7 @@ class ModelConfig:
     num_classes: int = 1000
     distilled: bool = True
     drop_path_rate: float = 0.0
+    drop_rate: float = 0.0
     layer_norm_eps: float = 1e-6
     init_values: float | None = None
     no_embed_class: bool = False
@@ -114,16 +117,16 @@ def check_model(config: ModelConfig) -> None:
                 f"`{name}` is a whole number from 1 to {most:,}. Received: {name}={value!r}"
             )
 
-    ratio, rate = config.mlp_ratio, config.drop_path_rate
+    ratio = config.mlp_ratio
     if not _is_number(ratio) or ratio > MAX_MLP_RATIO or ratio * config.embed_dim < 1:
         raise ValueError(
             f"`mlp_ratio` is a number above 0 and up to {MAX_MLP_RATIO:g}, which leaves the hidden "
             f"layer a unit. Received: mlp_ratio={ratio!r}"
         )
-    if not _is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(
-            f"`drop_path_rate` is a probability in [0, 1). Received: drop_path_rate={rate!r}"
-        )
+    for name in ("drop_path_rate", "drop_rate"):
+        rate = getattr(config, name)
+        if not _is_number(rate) or not 0 <= rate < 1:
+            raise ValueError(f"`{name}` is a probability in [0, 1). Received: {name}={rate!r}")
     start = config.init_values
     if start is not None and not (_is_number(start) and start > 0):
         raise ValueError(
@@ -162,7 +165,11 @@ class StudentConfig:
         embed_dim: Width of a token.
         depth: Number of blocks.
         num_heads: Attention heads per block.
-        drop_path_rate: Stochastic depth of the last block; the paper trains with 0.1.
+        init_values: Where LayerScale's factors start, such as 1e-4 (DeiT III); null keeps the named
+            model's.
+        drop_path_rate: Stochastic depth of the last block, of DeiT III of each; the paper trains
+            with 0.1.
+        drop_rate: Dropout of a token before its head, for training.
         weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
             file, another library's file or folder, or `hf://...`; other heads, or of another
             class count, start fresh, and null all.
@@ -180,7 +187,9 @@ class StudentConfig:
     embed_dim: int | None = None
     depth: int | None = None
     num_heads: int | None = None
+    init_values: float | None = None
     drop_path_rate: float = 0.1
+    drop_rate: float = 0.0
     weights: str | None = None
     init: Literal["timm", "mimetic"] = "timm"
     trainable: Literal["all", "heads", "attention"] = "all"
@@ -250,36 +259,53 @@ class AugmentConfig:
     Args:
         recipe: `deit` (the paper's), `3-augment` (DeiT III), `light` (fine-tuning on small data),
             `none`.
-        scale: Share of the image's area that the random crop keeps, smallest and largest;
+        crop: `random_resized`, a window of any size and aspect; or `simple`, one of the model's
+            size out of the image at that size, mirrored 4 pixels beyond its border (DeiT III).
+        scale: Share of the image's area that `random_resized` keeps, smallest and largest;
             1, 1 resizes the whole image, whatever `ratio`.
-        ratio: Width / height of the random crop, smallest and largest.
+        ratio: Width / height of `random_resized`, smallest and largest.
+        interpolation: Of the crop's resize: `bicubic`, `bilinear`, or `random`, either by chance.
         hflip: Probability of a horizontal flip.
         auto_augment: `rand-m9-mstd0.5-inc1` in timm's notation, `3-augment`, `keras-cv` (keras-cv's
             own RandAugment, for comparison) or `none`.
         color_jitter: Strength of brightness, contrast and saturation jitter; only where
             `auto_augment` is no RandAugment.
-        random_erasing: Probability that a rectangle is replaced by noise.
+        random_erasing: Probability that a rectangle is erased.
+        erase_mode: What takes its place: noise of each `pixel`; one color, `rand`; or the mean
+            color, `const`.
+        erase_count: Most rectangles of an image; from 1 up each number is as likely, and they share
+            the area.
         mixup: Alpha of mixup's Beta distribution; 0 turns mixup off.
         cutmix: Alpha of CutMix's Beta distribution; 0 turns CutMix off.
+        cutmix_minmax: Smallest and largest share of a side that CutMix's box has, such as 0.2, 0.8:
+            the box then lies within the image, whatever alpha; null draws it by `cutmix`.
+        mix_mode: What shares a draw of mixup and CutMix: the `batch`, which is its group; each
+            `pair` of images that are mixed; or each image by itself, `elem`.
         mix_probability: Share of the groups that are mixed at all.
         mix_switch: Share of the mixed groups that get CutMix where both are on.
-        mix_group: Images of a group, which share one draw of mixup and CutMix and pair among
-            themselves: the largest divisor of `data.batch_size` up to this. The paper's 64 were the
-            share of one GPU; as many as the batch make one draw for all of it.
+        mix_group: Images of a group, which share one draw of mixup and CutMix (see `mix_mode`) and
+            pair among themselves: the largest divisor of `data.batch_size` up to this. The paper's
+            64 were the share of one GPU; as many as the batch make one draw for all of it.
         label_smoothing: Share of each true label spread over all classes.
         repeats: Repeated augmentation: how often an image appears in a row, each time drawn anew;
             copies in a row go to different groups, while there are any.
     """
 
     recipe: Literal["deit", "3-augment", "light", "none"] = "deit"
+    crop: Literal["random_resized", "simple"] | None = None
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] | None = None
+    interpolation: Literal["bicubic", "bilinear", "random"] | None = None
     hflip: float | None = None
     auto_augment: str | None = None
     color_jitter: float | None = None
     random_erasing: float | None = None
+    erase_mode: Literal["const", "rand", "pixel"] | None = None
+    erase_count: int | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    cutmix_minmax: tuple[float, float] | None = None
+    mix_mode: Literal["batch", "pair", "elem"] | None = None
     mix_probability: float | None = None
     mix_switch: float | None = None
     mix_group: int | None = None
@@ -307,7 +333,17 @@ class AugmentConfig:
                     f"{high:g}. Received: {(smallest, largest)}"
                 )
 
-        return resolved
+        return resolved._with_minmax() if resolved.cutmix_minmax else resolved
+
+    def _with_minmax(self) -> "AugmentConfig":
+        """With CutMix on, whose alpha its own law of boxes does without, as timm has it."""
+        smallest, largest = self.cutmix_minmax
+        if not 0 <= smallest < largest <= 1:
+            raise ValueError(
+                "`augment.cutmix_minmax` is the smallest and the largest share of a side, the one "
+                f"below the other, in 0..1. Received: {(smallest, largest)}"
+            )
+        return replace(self, cutmix=1.0)
 
     def for_several_labels(self) -> "AugmentConfig":
         """The same config for images of any number of labels, which are not smoothed.
@@ -330,17 +366,24 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("mixup", "cutmix", "color_jitter"), (0, math.inf)),
     "mix_group": (2, math.inf),
     "repeats": (1, math.inf),
+    "erase_count": (1, 15),
 }
 _THIRDS = (3 / 4, 4 / 3)
 _DEIT: dict[str, Any] = dict(
+    crop="random_resized",
     scale=(0.08, 1.0),
     ratio=_THIRDS,
+    interpolation="bicubic",
     hflip=0.5,
     auto_augment="rand-m9-mstd0.5-inc1",
     color_jitter=0.0,
     random_erasing=0.25,
+    erase_mode="pixel",
+    erase_count=1,
     mixup=0.8,
     cutmix=1.0,
+    cutmix_minmax=None,
+    mix_mode="batch",
     mix_probability=1.0,
     mix_switch=0.5,
     mix_group=64,
@@ -363,17 +406,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW under a warmed-up cosine (original main.py; paper, table 9).
+    """The optimizer, under a warmed-up cosine (original main.py; paper, table 9).
 
     Args:
-        optimizer: `adamw`; or `sgd` with Nesterov's momentum, for some fine-tuning.
+        optimizer: `adamw`; `lamb`, DeiT III's, with `clip_norm` 1 as there; or `sgd` with
+            Nesterov's momentum, for some fine-tuning.
         lr: Learning rate for a batch of 512; it is scaled by batch_size / 512.
         scale_lr: Whether to scale it so; false takes `lr` as it is.
         warmup_lr: Learning rate of the first step; not scaled.
         min_lr: Learning rate at the end of the cosine; not scaled.
         warmup_epochs: Length of the linear warm-up, in epochs.
         weight_decay: Decay of kernels only: of `adamw` decoupled, applied as lr * weight_decay; of
-            `sgd` part of the gradient.
+            `lamb` part of the direction, of `sgd` of the gradient.
         momentum: Of `sgd`, per step.
         beta_1: Decay of the first moment, per step.
         beta_2: Decay of the second moment, per step.
@@ -387,7 +431,7 @@ class OptimConfig:
             original's.
     """
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     lr: float = 5e-4
     scale_lr: bool = True
     warmup_lr: float = 1e-6
@@ -442,6 +486,9 @@ class DistillConfig:
         train_heads: With kind `none`, what learns the labels in a model with distillation token:
             the `mean` of the heads; `both`, each by itself; `cls`, the class head alone, and the
             other one is left out of the model.
+        cosub: With kind `none` and `loss` binary_cross_entropy: whether the student sees each batch
+            twice, as two submodels that drop path draws, which learn from each other as well
+            (Touvron et al. 2022, "Co-training 2L submodels"); it takes twice the memory.
         labels: A folder of `deit-tf label`, the teacher's labels computed ahead on the same stream:
             training reads them and runs no teacher. `teacher` may then be null; otherwise it must
             be the one that made them.
@@ -456,6 +503,7 @@ class DistillConfig:
     temperature: float = 1.0
     normalization: Literal["batchmean", "numel"] = "batchmean"
     train_heads: Literal["mean", "both", "cls"] = "mean"
+    cosub: bool = False
     labels: str | None = None
     top_k: int = 0
 
@@ -516,6 +564,14 @@ class TrainConfig:
         distill: The distillation.
         teacher: The teacher, for `deit-tf train-teacher`.
         mask: What `masked` hides.
+        loss: How the student learns the true labels: `cross_entropy`, the paper's; or
+            `binary_cross_entropy` of each class by itself (DeiT III). A teacher's part of the loss
+            is that of `distill.kind` in any case.
+        bce_target_thresh: Of `binary_cross_entropy`: a target above it becomes 1, any other 0. The
+            original's is 0, which `augment.label_smoothing` would lift all targets above; null
+            leaves them as mixing and smoothing made them.
+        bce_sum: Of `binary_cross_entropy`: whether it is summed up over the classes instead of
+            averaged.
         epochs: Passes over the training images; with repeated augmentation an epoch keeps its
             number of steps and shows fewer distinct images.
         seed: Seed of weights, order, augmentation and drop path.
@@ -544,6 +600,9 @@ class TrainConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    loss: Loss = "cross_entropy"
+    bce_target_thresh: float | None = 0.0
+    bce_sum: bool = False
     epochs: int = 300
     seed: int = 0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -572,24 +631,11 @@ def check_config(config: TrainConfig) -> None:
     _check_checkpoint(config.checkpoint)
     check_data(config.data)
     _check_student(config)
-    if config.xla and config.strategy != "none":
-        raise ValueError(
-            "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
-            "of other replicas. Set `strategy` to none, or `xla` to false."
-        )
-    if config.xla and config.deterministic:
-        raise ValueError(
-            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
-            "false."
-        )
-
-    distill = config.distill
+    if config.loss == "binary_cross_entropy":
+        _check_binary(config)
     _check_task(config)
-    if distill.train_heads != "mean" and distill.kind != "none":
-        raise ValueError(
-            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
-            f"of its own. Received: train_heads={distill.train_heads!r}, kind={distill.kind!r}"
-        )
+    _check_distill(config)
+    _check_xla(config)
 
 
 def check_data(config: DataConfig) -> None:
@@ -618,6 +664,49 @@ def check_data(config: DataConfig) -> None:
 def _are_weights(weights: Any) -> bool:
     is_list = isinstance(weights, tuple | list) and len(weights) > 0
     return is_list and all(_is_number(each) and each > 0 for each in weights)
+
+
+def check_target_threshold(
+    threshold: float | None, label_smoothing: float, classes: int = MAX_CLASSES
+) -> None:
+    """Check that a threshold tells the true labels of `binary_cross_entropy` from the others.
+
+    Args:
+        threshold: `bce_target_thresh`.
+        label_smoothing: Share of each label that is spread over all classes.
+        classes: How many there are; by default as many as there may be.
+    Raises:
+        ValueError: If the threshold is out of range, or what is spread lifts every target above it.
+    """
+    if threshold is None:
+        return
+    if not 0 <= threshold < 1:
+        raise ValueError(f"`bce_target_thresh` lies in [0, 1), or is null. Received: {threshold}")
+    if label_smoothing / classes > threshold:
+        raise ValueError(
+            "`label_smoothing` must be 0 where `bce_target_thresh` is lower than what it gives to "
+            "each class, or every target would become 1. Set `label_smoothing` to 0 as the "
+            "original does, or `bce_target_thresh` to null or higher. Received: "
+            f"label_smoothing={label_smoothing}, bce_target_thresh={threshold}"
+        )
+
+
+def check_cosub(kind: str, loss: str, train_heads: str) -> None:
+    """Check that a student may learn from itself.
+
+    Args:
+        kind: `distill.kind`.
+        loss: How it learns the true labels.
+        train_heads: `distill.train_heads`.
+    Raises:
+        ValueError: If it learns otherwise than by one binary cross-entropy of labels.
+    """
+    if kind != "none" or loss != "binary_cross_entropy" or train_heads == "both":
+        raise ValueError(
+            "`cosub` is for a student without a teacher, whose heads learn together by binary "
+            "cross-entropy. Set `kind` to none, `loss` to binary_cross_entropy and `train_heads` "
+            f"to mean or cls. Received: kind={kind!r}, loss={loss!r}, train_heads={train_heads!r}"
+        )
 
 
 def check_labeling(config: TrainConfig) -> None:
@@ -669,6 +758,45 @@ def _check_optim(config: OptimConfig) -> None:
             raise ValueError(f"`optim.{name}` lies in 0..{high:g}. Received: {value}")
 
 
+def _check_distill(config: TrainConfig) -> None:
+    distill = config.distill
+    if distill.cosub:
+        check_cosub(distill.kind, config.loss, distill.train_heads)
+        if not config.model.drop_path_rate:
+            raise ValueError(
+                "`distill.cosub` needs `model.drop_path_rate` above 0, or the two submodels are "
+                "one. Received: 0"
+            )
+    if distill.train_heads != "mean" and distill.kind != "none":
+        raise ValueError(
+            "`distill.train_heads` is for `distill.kind` none: with a teacher each head has a part "
+            f"of its own. Received: train_heads={distill.train_heads!r}, kind={distill.kind!r}"
+        )
+
+
+def _check_xla(config: TrainConfig) -> None:
+    if config.xla and config.strategy != "none":
+        raise ValueError(
+            "`xla` works on one device: XLA cannot compile a step that reaches for the variables "
+            "of other replicas. Set `strategy` to none, or `xla` to false."
+        )
+    if config.xla and config.deterministic:
+        raise ValueError(
+            "`xla` promises no deterministic kernels. Set `deterministic` to false, or `xla` to "
+            "false."
+        )
+
+
+def _check_binary(config: TrainConfig) -> None:
+    if config.task != "classify":
+        raise ValueError(
+            "`loss` is how the one label of an image is learned: `task` masked has none, and "
+            "multilabel a loss of its own. Set it to cross_entropy. Received: "
+            f"{config.loss!r}, task={config.task!r}"
+        )
+    check_target_threshold(config.bce_target_thresh, config.augment.resolve().label_smoothing)
+
+
 def _check_checkpoint(config: CheckpointConfig) -> None:
     if config.every_steps is not None and config.every_steps < 1:
         raise ValueError(
@@ -684,6 +812,11 @@ def _check_student(config: TrainConfig) -> None:
         raise ValueError(
             "`model.init` is for fresh weights: set it to timm, or `model.weights` to null. "
             f"Received: init={model.init!r}, weights={model.weights!r}"
+        )
+    if config.task == "masked" and model.drop_rate:
+        raise ValueError(
+            "`model.drop_rate` is for `task` classify: a masked model has no head. Set it to 0. "
+            f"Received: {model.drop_rate}"
         )
     if config.task == "masked" and model.trainable != "all":
         raise ValueError(

@@ -24,6 +24,31 @@ def cross_entropy(logits, targets):
     return -ops.sum(targets * ops.log_softmax(_wide(logits), axis=-1), axis=-1)
 
 
+def binary_cross_entropy(logits, targets, sum_classes: bool = False):
+    """Binary cross-entropy of each class by itself, as if each had an answer of its own (DeiT III).
+
+    Args:
+        logits: [B, C].
+        targets: [B, C], each 0..1; rows need not sum to 1.
+        sum_classes: Whether the classes are summed up, timm's `bce_sum`, instead of averaged.
+    Returns:
+        [B], nats per image and class, or per image.
+    Source: torch, binary_cross_entropy_with_logits; timm/loss/binary_cross_entropy.py.
+    """
+    logits = _wide(logits)
+    each = ops.softplus(logits) - targets * logits  # [B, C]
+    return ops.sum(each, axis=-1) if sum_classes else ops.mean(each, axis=-1)
+
+
+def binarize(targets, threshold: float | None):
+    """Targets [B, C] as 1 above the threshold and 0 below; None leaves them as they are.
+
+    Source: facebookresearch/deit engine.py, which makes every target above 0 a 1; timm's
+        `target_threshold`.
+    """
+    return targets if threshold is None else ops.cast(targets > threshold, targets.dtype)
+
+
 def hard_distillation(logits, teacher_logits):
     """Cross-entropy against the teacher's decision (paper, equation 3), with no label smoothing.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from deit_tf.config import TrainConfig
+from deit_tf.config import TrainConfig, check_target_threshold
 from deit_tf.data import (
     ImageProcessor,
     Source,
@@ -69,6 +69,9 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
     """
     class_names, distill = _class_names(config, sources[0]), config.distill
     _check_out(config)
+    if config.loss == "binary_cross_entropy":
+        smoothing = config.augment.resolve().label_smoothing
+        check_target_threshold(config.bce_target_thresh, smoothing, len(class_names))
     student = _build_student(config, len(class_names))
     processor = ImageProcessor.from_config(config.data, student.input_shape[1:3])
 
@@ -83,6 +86,10 @@ def student_task(config: TrainConfig, sources: Sources) -> Task:
         temperature=distill.temperature,
         normalization=distill.normalization,
         train_heads="both" if distill.train_heads == "both" else "mean",
+        loss=config.loss,
+        bce_target_thresh=config.bce_target_thresh,
+        bce_sum=config.bce_sum,
+        cosub=distill.cosub,
         processor=processor,
         class_weights=class_weights(config.data.class_weights, sources[0]),
     )

@@ -85,6 +85,7 @@ def _recipe_of_teacher(config: TrainConfig) -> TrainConfig:
         optim=teacher.optim,
         epochs=teacher.epochs,
         distill=alone,
+        loss="cross_entropy",  # `loss` is the student's
     )
 
 

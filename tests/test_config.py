@@ -17,9 +17,11 @@ from deit_tf.config import (
     StudentConfig,
     TrainConfig,
     check_config,
+    check_target_threshold,
 )
 from deit_tf.distillation.kinds import KINDS, NONE
 from deit_tf.models import VARIANTS
+from deit_tf.models.variants import find_variant
 from deit_tf.runs import read_config, write_config
 from deit_tf.training.optim import scaled_lr
 from deit_tf.training.replicas import check_batch
@@ -81,6 +83,20 @@ def test_papers_rows_are_there():
     names = {path.stem for path in CONFIGS}
     for size in ("tiny", "small", "base"):
         assert {f"deit_{size}", f"deit_{size}_distilled"} <= names
+    for size in ("small", "base", "large"):
+        assert {f"deit3_{size}", f"deit3_{size}_384"} <= names
+
+
+@pytest.mark.parametrize("size, lr, side", [("small", 4e-3, 224), ("base", 3e-3, 192)])
+def test_the_recipe_of_deit3(size, lr, side):
+    # facebookresearch/deit, README_revenge.md
+    config = read_config(Path(__file__).parent.parent / "configs" / f"deit3_{size}.yaml")
+    augment = config.augment.resolve()
+    assert scaled_lr(config.optim, config.data.batch_size) == lr
+    assert find_variant(config.model.name).uniform_drop_path
+    assert (config.model.image_size or 224, config.model.init_values) == (side, 1e-4)
+    assert (config.loss, augment.label_smoothing) == ("binary_cross_entropy", 0)
+    assert (augment.auto_augment, augment.repeats, augment.mixup) == ("3-augment", 3, 0.8)
 
 
 def test_the_kinds_of_distillation_can_be_set():
@@ -135,6 +151,50 @@ def test_a_run_out_of_range_is_refused_before_anything_is_opened(config, message
         check_config(config)
 
 
+BINARY = {"loss": "binary_cross_entropy"}
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "every target would become 1.*label_smoothing=0.1, bce_target_thresh=0.0"),
+        ({"bce_target_thresh": 1.0}, r"`bce_target_thresh` lies in \[0, 1\)"),
+        ({"task": "masked"}, "`task` masked has none"),
+    ],
+)
+def test_a_binary_loss_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(TrainConfig(**BINARY, **settings))
+
+
+@pytest.mark.parametrize(
+    "distill, model, message",
+    [
+        ({"kind": "hard"}, {}, "`cosub` is for a student without a teacher.*kind='hard'"),
+        ({"train_heads": "both"}, {}, "`cosub` is .*train_heads='both'"),
+        ({}, {"drop_path_rate": 0.0}, "`distill.cosub` needs `model.drop_path_rate` above 0"),
+    ],
+)
+def test_submodels_that_make_no_sense_are_refused(distill, model, message):
+    config = TrainConfig(
+        **BINARY,
+        bce_target_thresh=None,
+        distill=DistillConfig(**{"kind": "none", "cosub": True} | distill),
+        model=StudentConfig(**model),
+    )
+    with pytest.raises(ValueError, match=message):
+        check_config(config)
+
+
+@pytest.mark.parametrize("threshold", [0.2, None])
+def test_smoothed_labels_have_a_binary_loss_where_a_threshold_tells_them_apart(threshold):
+    check_config(TrainConfig(**BINARY, bce_target_thresh=threshold))
+    if threshold is not None:
+        check_target_threshold(0.05, 0.1, classes=2)  # half of the smoothing for each
+        with pytest.raises(ValueError, match="every target would become 1"):
+            check_target_threshold(0.04, 0.1, classes=2)
+
+
 def test_the_papers_recipe():
     deit = AugmentConfig().resolve()
     assert (deit.auto_augment, deit.random_erasing, deit.mixup, deit.cutmix, deit.repeats) == (
@@ -143,7 +203,7 @@ def test_the_papers_recipe():
 
 
 def test_overrides_are_what_is_set():
-    kept = {"drop_path_rate": 0.1, "remat": False}
+    kept = {"drop_path_rate": 0.1, "drop_rate": 0.0, "remat": False}
     assert StudentConfig(depth=3).overrides() == {"depth": 3, **kept}
 
 

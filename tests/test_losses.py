@@ -13,6 +13,7 @@ REFERENCE = np.load(Path(__file__).parent / "golden" / "distillation_losses.npz"
 CLS, DIST, TEACHER, LABELS = (
     REFERENCE[k] for k in ("cls_logits", "dist_logits", "teacher_logits", "soft_labels")
 )
+DEIT3 = np.load(Path(__file__).parent / "golden" / "deit3_facts.npz")  # engine.py's and timm's
 TOLERANCE = 1e-6  # float32 logits; the values are of order 1
 
 
@@ -31,6 +32,33 @@ def test_soft(temperature, normalization):
     loss = losses.soft_distillation(DIST, TEACHER, temperature, normalization)
     assert loss.shape == (6,)
     assert abs(ops.mean(loss) - REFERENCE[f"soft_T{temperature}_{normalization}"]) < TOLERANCE
+
+
+def test_binary_is_the_originals_of_mixed_targets():
+    logits, targets = DEIT3["bce_logits"], ops.convert_to_tensor(DEIT3["bce_soft_targets"])
+    loss = losses.binary_cross_entropy(logits, losses.binarize(targets, 0.0))
+    np.testing.assert_allclose(loss, DEIT3["bce_each"], atol=TOLERANCE)
+    assert abs(ops.mean(loss) - DEIT3["bce_original"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("sum_classes", [False, True])
+def test_binary_is_timms_of_smoothed_targets(sum_classes):
+    smoothed = losses.smooth(ops.one_hot(DEIT3["labels"], 10), 0.1)
+    loss = losses.binary_cross_entropy(
+        DEIT3["bce_logits"], losses.binarize(smoothed, None), sum_classes
+    )
+    share = 1 / 10 if sum_classes else 1  # of the ten classes
+    assert abs(ops.mean(loss) * share - DEIT3["bce_timm_smoothing_0_1"]) < TOLERANCE
+
+
+def test_large_logits_have_a_finite_binary_loss():
+    loss = losses.binary_cross_entropy(np.array([[200.0, -200.0]]), np.array([[0.0, 1.0]]))
+    np.testing.assert_allclose(loss, [200.0])
+
+
+def test_a_target_at_the_threshold_is_none():
+    targets = ops.convert_to_tensor([[0.0, 0.2, 0.3, 0.5]])
+    np.testing.assert_array_equal(losses.binarize(targets, 0.3), [[0, 0, 0, 1]])
 
 
 def test_low_precision_logits_are_widened():

@@ -26,6 +26,7 @@ _LAYERS = {
     "RandomErasing": "deit_tf.data.recipe_layers",
     "RandomFlip": "deit_tf.data.recipe_layers",
     "RandomResizedCrop": "deit_tf.data.recipe_layers",
+    "SimpleRandomCrop": "deit_tf.data.recipe_layers",
     "ThreeAugment": "deit_tf.data.recipe_layers",
 }
 

@@ -1,9 +1,8 @@
 """From the bytes of an image file to one training image: the random laws of the recipe, by a seed.
 
-RandAugment stands in rand_augment.py, the random crop in crop.py, the pixels in pixel_ops.py; the
-same as keras-cv layers, for images in memory, in recipe_layers.py.
-Source: random erasing of timm (random_erasing.py), 3-Augment of facebookresearch/deit (augment.py),
-color jitter of torchvision.
+RandAugment stands in rand_augment.py, the random crops in crop.py, random erasing in erasing.py,
+the pixels in pixel_ops.py; the same as keras-cv layers, for images in memory, in recipe_layers.py.
+Source: 3-Augment of facebookresearch/deit (augment.py), color jitter of torchvision.
 """
 
 import functools
@@ -12,14 +11,13 @@ import keras_cv
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, Triple
-from deit_tf.data.crop import DrawnBox, Size, decode_and_crop, draw_box
-from deit_tf.data.decode import CHANNELS
+from deit_tf.data.crop import Size, decode_and_crop, simple_crop
+from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.data.erasing import random_erasing
 from deit_tf.data.pixel_ops import apply_operation, have_global_generator
 from deit_tf.data.preprocess import normalize
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
 
-ERASED_AREA = (0.02, 1 / 3)
-ERASED_RATIO = (0.3, 1 / 0.3)
 SOLARIZE_THRESHOLD = 128
 BLUR_RADIUS = (0.1, 2.0)
 JITTERED = ("brightness", "contrast", "color")
@@ -81,43 +79,6 @@ def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
         ]
         image = tf.switch_case(order[slot], branches)
     return image
-
-
-def draw_erasing(
-    height: tf.Tensor | int, width: tf.Tensor | int, seed: tf.Tensor, probability: float
-) -> DrawnBox:
-    """Draw the rectangle to erase; `found` says whether there is one."""
-    seeds = tf.random.split(seed, 2)
-    height, width = tf.convert_to_tensor(height, tf.int32), tf.convert_to_tensor(width, tf.int32)
-    box = draw_box(height, width, (height - 1, width - 1), seeds[1], ERASED_AREA, ERASED_RATIO)
-    return box._replace(found=box.found & (tf.random.stateless_uniform([], seeds[0]) < probability))
-
-
-def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
-    """Replace a rectangle by normal noise with `probability`.
-
-    The noise is drawn only for the pixels that are erased.
-
-    Args:
-        image: float32 [H, W, 3], normalized.
-        seed: Two whole numbers.
-        probability: Share of the images that lose a rectangle, of 2 % to 33 % of their area.
-    Returns:
-        float32 [H, W, 3].
-    Source: timm, RandomErasing, mode `pixel`.
-    """
-    seeds = tf.random.split(seed, 2)
-    sides = tf.unstack(tf.shape(image)[:2])
-    found, top, left, height, width = draw_erasing(*sides, seeds[0], probability)
-    bottom, right = top + height, left + width
-
-    def erase() -> tf.Tensor:
-        noise = tf.random.stateless_normal([height, width, CHANNELS], seeds[1])
-        middle = tf.concat([image[top:bottom, :left], noise, image[top:bottom, right:]], axis=1)
-        erased = tf.concat([image[:top], middle, image[bottom:]], axis=0)
-        return tf.ensure_shape(erased, image.shape)
-
-    return tf.cond(found, erase, lambda: image)
 
 
 @functools.cache
@@ -193,7 +154,12 @@ def augment_image(
     seeds = tf.random.split(seed, 5)
 
     # on gray levels, uint8 [*size, 3]
-    image = decode_and_crop(encoded, size, seeds[0], config.scale, config.ratio, upright)
+    if config.crop == "simple":
+        whole = decode_image(encoded, upright)
+        image = simple_crop(whole, size, seeds[0], config.interpolation)
+    else:
+        window = (config.scale, config.ratio, upright, config.interpolation)
+        image = decode_and_crop(encoded, size, seeds[0], *window)
     if config.hflip:
         image = random_flip(image, seeds[1], config.hflip)
     image = _auto_augment(image, seeds[2:4], config, fill_of(mean))
@@ -204,5 +170,6 @@ def augment_image(
     image = tf.reshape(rows, [*size, CHANNELS])
 
     if config.random_erasing:
-        image = random_erasing(image, seeds[4], config.random_erasing)
+        rule = (config.random_erasing, config.erase_mode, config.erase_count)
+        image = random_erasing(image, seeds[4], *rule)
     return image

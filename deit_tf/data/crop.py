@@ -1,24 +1,30 @@
-"""Random rectangles, and the random resized crop, which decodes no more of a JPEG than it needs.
+"""Random rectangles; the random resized crop, which decodes no more of a JPEG than it needs; the
+simple random crop.
 
-Source: timm/data/transforms.py, RandomResizedCropAndInterpolation.
+Source: timm/data/transforms.py, RandomResizedCropAndInterpolation; facebookresearch/deit
+    augment.py, `--src`.
 """
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
 from deit_tf.data.bicubic import resize
 from deit_tf.data.decode import CHANNELS, decode_image
 from deit_tf.data.orientation import exif_orientation
+from deit_tf.data.preprocess import resize as resize_either
 
+Interpolation = Literal["bicubic", "bilinear", "random"]
 Size = tuple[int, int]
 Range = tuple[float, float]
 
 _TRIES = 10
 # a JPEG decoded at a reduced size keeps four times the target's sides; 2 is off by 2 levels
 _DCT_GAP = 4.0
+_PADDING = 4  # pixels that the simple crop may reach beyond each side
 
 
 class DrawnBox(NamedTuple):
@@ -105,12 +111,31 @@ def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     return image[top : top + height, left : left + width]
 
 
+def _resize(
+    image: tf.Tensor, size: Sequence[int], seed: tf.Tensor, interpolation: Interpolation
+) -> tf.Tensor:
+    """Resize uint8 [H, W, 3] to uint8 [*size, 3]; of `random` either, by the seed of the crop."""
+    known = all(isinstance(side, int) for side in size)
+    bicubic = functools.partial(resize if known else resize_either, image, size)
+    bilinear = functools.partial(resize_either, image, size, "bilinear")
+    if interpolation != "random":
+        return bicubic() if interpolation == "bicubic" else bilinear()
+    draw = tf.random.stateless_uniform([], tf.random.fold_in(seed, 0))
+    return tf.cond(draw < 0.5, bilinear, bicubic)
+
+
 def random_resized_crop(
-    image: tf.Tensor, size: Size, seed: tf.Tensor, scale: Range, ratio: Range
+    image: tf.Tensor,
+    size: Size,
+    seed: tf.Tensor,
+    scale: Range,
+    ratio: Range,
+    interpolation: Interpolation = "bicubic",
 ) -> tf.Tensor:
     """Cut a random window out of uint8 [H, W, 3], and resize it to uint8 [*size, 3]."""
     height, width = tf.unstack(tf.shape(image)[:2])
-    return resize(_cut(image, random_resized_crop_box(height, width, seed, scale, ratio)), size)
+    window = _cut(image, random_resized_crop_box(height, width, seed, scale, ratio))
+    return _resize(window, size, seed, interpolation)
 
 
 def _decode_jpeg_window(
@@ -146,8 +171,9 @@ def decode_and_crop(
     scale: Range,
     ratio: Range,
     upright: bool = False,
+    interpolation: Interpolation = "bicubic",
 ) -> tf.Tensor:
-    """Decode a random window of an image file and resize it bicubically.
+    """Decode a random window of an image file and resize it, antialiased.
 
     Of a JPEG only the window is decoded, but one that is to be turned whole, as other formats are
     (see decode.decode_image).
@@ -162,6 +188,7 @@ def decode_and_crop(
         scale: As of `random_resized_crop_box`.
         ratio: As of `random_resized_crop_box`.
         upright: Whether a JPEG file is turned first, as its Exif tag says.
+        interpolation: Of the resize; `random` takes the one or the other, half the time each.
     Returns:
         uint8 [*size, 3], 0..255.
     """
@@ -179,4 +206,36 @@ def decode_and_crop(
     by_window = tf.io.is_jpeg(encoded)
     if upright:
         by_window &= exif_orientation(encoded) == 1
-    return resize(tf.cond(by_window, window, whole), size)
+    return _resize(tf.cond(by_window, window, whole), size, seed, interpolation)
+
+
+def simple_crop(
+    image: tf.Tensor, size: Size, seed: tf.Tensor, interpolation: Interpolation = "bicubic"
+) -> tf.Tensor:
+    """Resize until the image just covers `size`, pad it by its mirror image, and cut a window.
+
+    So far more of it is seen than of a random resized crop, and in its own aspect (DeiT III).
+
+    Args:
+        image: uint8 [H, W, 3], 0..255.
+        size: Height and width of the result, above 4 pixels each.
+        seed: Two whole numbers.
+        interpolation: As of `decode_and_crop`.
+    Returns:
+        uint8 [*size, 3].
+    Source: facebookresearch/deit augment.py: torchvision's Resize of the short side, bicubic, and
+        RandomCrop(padding=4, padding_mode="reflect").
+    """
+    # the side that is short beside `size` fits, the other is rounded down
+    height, width = tf.unstack(tf.shape(image)[:2])
+    by_height = height * size[1] <= width * size[0]
+    tall = [tf.constant(size[0]), size[0] * width // height]
+    wide = [size[1] * height // width, tf.constant(size[1])]
+    covering = tf.unstack(tf.where(by_height, tf.stack(tall), tf.stack(wide)))
+    image = _resize(image, covering, seed, interpolation)
+
+    # a window of the padded image
+    image = tf.pad(image, [[_PADDING, _PADDING], [_PADDING, _PADDING], [0, 0]], "REFLECT")
+    spare = tf.cast(tf.shape(image)[:2] - size + 1, tf.float32)
+    top, left = tf.unstack(tf.cast(tf.random.stateless_uniform([2], seed) * spare, tf.int32))
+    return tf.ensure_shape(_cut(image, tf.stack([top, left, *size])), [*size, CHANNELS])

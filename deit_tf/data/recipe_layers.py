@@ -1,21 +1,23 @@
 """The recipe as keras-cv layers, for `keras_cv.layers.Augmenter` and `Dataset.map`.
 
-Each wraps the function of its name in crop.py, rand_augment.py or augment.py, which the training
-pipeline calls as well; MixUp and CutMix stand in mixing.py. Images are one or a batch, alone or as
-`{"images": ..., "labels": ...}`, gray levels 0..255 of any dtype; what comes out is float32, or
-uint8 with `dtype="uint8"`. How they draw: `Seeded`.
+Each wraps the function of its name in crop.py, rand_augment.py, erasing.py or augment.py, which the
+training pipeline calls as well; MixUp and CutMix stand in mixing.py. Images are one or a batch,
+alone or as `{"images": ..., "labels": ...}`, gray levels 0..255 of any dtype; what comes out is
+float32, or uint8 with `dtype="uint8"`. How they draw: `Seeded`.
 """
 
 import functools
+from typing import get_args
 
 import keras
 import keras_cv
 import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN
-from deit_tf.data.augment import color_jitter, random_erasing, random_flip, three_augment
-from deit_tf.data.crop import random_resized_crop
+from deit_tf.data.augment import color_jitter, random_flip, three_augment
+from deit_tf.data.crop import Interpolation, random_resized_crop, simple_crop
 from deit_tf.data.decode import CHANNELS
+from deit_tf.data.erasing import EraseMode, random_erasing
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
 from deit_tf.data.seeds import Seeded, SeededBatch
 
@@ -30,6 +32,11 @@ def _levels(image: tf.Tensor) -> tf.Tensor:
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` is a share of the images, 0..1. Received: {value}")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` is one of {', '.join(allowed)}. Received: {value!r}")
 
 
 class _ImageLayer(Seeded, keras_cv.layers.BaseImageAugmentationLayer):
@@ -64,12 +71,13 @@ class _ImageLayer(Seeded, keras_cv.layers.BaseImageAugmentationLayer):
 
 @_serializable
 class RandomResizedCrop(_ImageLayer):
-    """A random window, resized bicubically as Pillow does (timm's law).
+    """A random window, resized as Pillow does (timm's law).
 
     Args:
         target_size: Height and width of the result in pixels.
         crop_area_factor: Share of the image's area, smallest and largest.
         aspect_ratio_factor: Width / height of the window, smallest and largest.
+        interpolation: `bicubic`, `bilinear`, or `random`, either by chance.
         seed: See `Seeded`.
     """
 
@@ -78,10 +86,13 @@ class RandomResizedCrop(_ImageLayer):
         target_size: tuple[int, int],
         crop_area_factor: tuple[float, float] = (0.08, 1.0),
         aspect_ratio_factor: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: Interpolation = "bicubic",
         seed: int = 0,
         **kwargs,
     ):
+        _check_choice("interpolation", interpolation, get_args(Interpolation))
         super().__init__(seed=seed, **kwargs)
+        self.interpolation = interpolation
         self.target_size = tuple(target_size)
         self.crop_area_factor = tuple(crop_area_factor)
         self.aspect_ratio_factor = tuple(aspect_ratio_factor)
@@ -98,12 +109,40 @@ class RandomResizedCrop(_ImageLayer):
             transformation,
             self.crop_area_factor,
             self.aspect_ratio_factor,
+            self.interpolation,
         )
 
     def get_config(self):
         """What the constructor takes."""
-        names = ("target_size", "crop_area_factor", "aspect_ratio_factor")
+        names = ("target_size", "crop_area_factor", "aspect_ratio_factor", "interpolation")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@_serializable
+class SimpleRandomCrop(_ImageLayer):
+    """The image at the model's size, mirrored 4 pixels beyond its border, and a window of it (DeiT
+    III).
+
+    Args:
+        target_size: Height and width of the result in pixels, above 4.
+        seed: See `Seeded`.
+    """
+
+    def __init__(self, target_size: tuple[int, int], seed: int = 0, **kwargs):
+        super().__init__(seed=seed, **kwargs)
+        self.target_size = tuple(target_size)
+
+    def compute_image_signature(self, images):
+        """What a single image becomes."""
+        return tf.TensorSpec([*self.target_size, CHANNELS], self.compute_dtype)
+
+    def augment_image(self, image, transformation, **kwargs):
+        """Crop [H, W, 3] to [*target_size, 3] by a seed."""
+        return simple_crop(_levels(image), self.target_size, transformation)
+
+    def get_config(self):
+        """What the constructor takes."""
+        return super().get_config() | {"target_size": self.target_size}
 
 
 @_serializable
@@ -200,25 +239,40 @@ class ColorJitter(_ImageLayer):
 
 @_serializable
 class RandomErasing(_ImageLayer):
-    """A rectangle of standard normal noise (timm's law, mode `pixel`): after normalizing.
+    """Rectangles of noise or of a color (timm's law): after normalizing.
 
     Args:
-        rate: Share of the images that lose one, of 2 % to 33 % of their area.
+        rate: Share of the images that lose 2 % to 33 % of their area.
+        mode: What takes its place: standard normal noise of each `pixel`; one such color, `rand`;
+            or 0, `const`.
+        max_count: Most rectangles of an image, which share the area.
         seed: See `Seeded`.
     """
 
-    def __init__(self, rate: float = 0.25, seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        rate: float = 0.25,
+        mode: EraseMode = "pixel",
+        max_count: int = 1,
+        seed: int = 0,
+        **kwargs,
+    ):
         _check_share("rate", rate)
+        _check_choice("mode", mode, get_args(EraseMode))
+        if max_count < 1:
+            raise ValueError(f"`max_count` is at least 1. Received: {max_count}")
         super().__init__(seed=seed, **kwargs)
-        self.rate = rate
+        self.rate, self.mode, self.max_count = rate, mode, max_count
 
     def augment_image(self, image, transformation, **kwargs):
         """Erase of [H, W, 3], or leave it, by a seed."""
-        return random_erasing(tf.cast(image, tf.float32), transformation, self.rate)
+        rule = (self.rate, self.mode, self.max_count)
+        return random_erasing(tf.cast(image, tf.float32), transformation, *rule)
 
     def get_config(self):
         """What the constructor takes."""
-        return super().get_config() | {"rate": self.rate}
+        names = ("rate", "mode", "max_count")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @_serializable

@@ -6,12 +6,13 @@ Paper, section 4; facebookresearch/deit losses.py and engine.py. What training m
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, get_args
 
 import keras
 from keras import ops
 
 from deit_tf import losses
+from deit_tf.config import Loss, check_cosub, check_target_threshold
 from deit_tf.data import ImageProcessor
 from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.kinds import KINDS, NONE
@@ -43,6 +44,14 @@ class Distiller(Trainer):
             teacher's; leave it 0 where the data is smoothed already.
         train_heads: With kind `none` and two heads: `mean` has the mean of their logits learn the
             labels, `both` each head by itself.
+        loss: How the true labels are learned: `cross_entropy`, the paper's, or
+            `binary_cross_entropy` of each class (DeiT III).
+        bce_target_thresh: Of `binary_cross_entropy`: a target above it becomes 1, any other 0;
+            0 is the original's, None leaves them as they are.
+        bce_sum: Of `binary_cross_entropy`: whether it is summed up over the classes.
+        cosub: With kind `none` and `binary_cross_entropy`: whether the student sees each batch
+            twice, as two submodels that drop path draws, which learn from each other as well
+            (Touvron et al. 2022, "Co-training 2L submodels").
         processor: What the student expects of its images, so that the teacher can undo their
             normalization; by default the original's.
         class_weights: What an image of each class counts for in training, in the part of the loss
@@ -72,6 +81,10 @@ class Distiller(Trainer):
         normalization: losses.Normalization = "batchmean",
         label_smoothing: float = 0.0,
         train_heads: Literal["mean", "both"] = "mean",
+        loss: Loss = "cross_entropy",
+        bce_target_thresh: float | None = 0.0,
+        bce_sum: bool = False,
+        cosub: bool = False,
         processor: ImageProcessor | None = None,
         class_weights: Sequence[float] | None = None,
         **kwargs,
@@ -79,10 +92,16 @@ class Distiller(Trainer):
         _check_choice("kind", kind, (*KINDS, NONE))
         _check_choice("normalization", normalization, ("batchmean", "numel"))
         _check_choice("train_heads", train_heads, ("mean", "both") if kind == "none" else ("mean",))
+        _check_choice("loss", loss, get_args(Loss))
         _check_range("alpha", alpha, 0 <= alpha <= 1, "lies in 0..1")
         _check_range("temperature", temperature, temperature > 0, "is above 0")
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
+        if cosub:
+            check_cosub(kind, loss, train_heads)
         networks = _heads(student)
+        if loss == "binary_cross_entropy":
+            classes = networks.output["cls"].shape[-1]
+            check_target_threshold(bce_target_thresh, label_smoothing, classes)
         names = ["loss", "base_loss", self.score]
         names += [f"{self.score}_{head}" for head in networks.output]
         names += ["distillation_loss", "teacher_agreement"] if kind != NONE else []
@@ -93,7 +112,9 @@ class Distiller(Trainer):
         self._heads = lambda images, training: networks(images, training=training)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
         self.normalization, self.label_smoothing = normalization, label_smoothing
-        self.train_heads = train_heads
+        self.train_heads, self.cosub = train_heads, cosub
+        # Keras itself sets a `loss`, to that of `compile`
+        self.label_loss, self.bce_target_thresh, self.bce_sum = loss, bce_target_thresh, bce_sum
         declared = image_size(student)
         self.processor = processor or (
             ImageProcessor(declared) if all(declared) else ImageProcessor()
@@ -130,12 +151,15 @@ class Distiller(Trainer):
         check_images(images, self.student)
         labels, teacher_logits = self._labels_and_teacher_logits(images, labels)
         targets = self._targets(labels, weight)  # [B, C]
-        logits = self._heads(images, training=training)  # [B, C] of each head
-
         smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
         class_weights = self.class_weights if training else None
-        base, distillation = self._parts(logits, smoothed, teacher_logits, class_weights)
-        values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
+
+        if training and self.cosub:
+            logits, values = self._submodels(images, smoothed, class_weights)
+        else:
+            logits = self._heads(images, training=training)  # [B, C] of each head
+            base, distillation = self._parts(logits, smoothed, teacher_logits, class_weights)
+            values = {"loss": self._total(base, distillation), "base_loss": base}  # [B] each
 
         mean = _mean_of_heads(logits)  # [B, C]
         values[self.score] = self._score(mean, targets)
@@ -176,18 +200,23 @@ class Distiller(Trainer):
         if not self.distills and self.train_heads == "mean":
             return self._loss_of(_mean_of_heads(logits), targets, class_weights), None
         if not self.distills:
-            each = [self._loss_of(head, targets, class_weights) for head in logits.values()]
-            return sum(each) / len(logits), None
+            parts = [self._loss_of(each, targets, class_weights) for each in logits.values()]
+            return sum(parts) / len(parts), None
 
         base = self._loss_of(logits["cls"], targets, class_weights)
         return base, self._distillation(logits.get("dist", logits["cls"]), teacher_logits)
 
     def _loss_of(self, logits, targets, class_weights):
         """How far logits are from the true labels, [B, C] both: [B]."""
-        loss = losses.cross_entropy(logits, targets)
-        return (
-            loss if class_weights is None else loss * losses.image_weights(targets, class_weights)
-        )
+        if self.label_loss == "cross_entropy":
+            loss = losses.cross_entropy(logits, targets)
+        else:
+            binary = losses.binarize(targets, self.bce_target_thresh)
+            loss = losses.binary_cross_entropy(logits, binary, self.bce_sum)
+
+        if class_weights is None:
+            return loss
+        return loss * losses.image_weights(targets, class_weights)
 
     def _distillation(self, logits, teacher_logits):
         """The loss of one head on the teacher's labels, [B]."""
@@ -207,6 +236,25 @@ class Distiller(Trainer):
         same = ops.argmax(logits, axis=-1) == ops.argmax(others, axis=-1)
         return ops.cast(same, "float32")
 
+    def _submodels(self, images, targets, class_weights):
+        """Logits [B, C] of one of two submodels, by head, and the loss of both, [B] each.
+
+        Source: facebookresearch/deit engine.py, `--cosub`.
+        """
+        twice = self._heads(ops.concatenate([images, images]), training=True)  # [2B, C]
+        one, other = ops.split(_mean_of_heads(twice), 2)
+        labeled = [self._loss_of(each, targets, class_weights) for each in (one, other)]
+        base = sum(labeled) / 2
+        each_other = (self._loss_beside(one, other) + self._loss_beside(other, one)) / 2
+
+        logits = {head: ops.split(both, 2)[0] for head, both in twice.items()}
+        return logits, {"loss": (base + each_other) / 2, "base_loss": base}
+
+    def _loss_beside(self, logits, other):
+        """How far logits are from the probabilities of another submodel, which stand still."""
+        probabilities = ops.sigmoid(ops.stop_gradient(ops.cast(other, "float32")))
+        return losses.binary_cross_entropy(logits, probabilities, self.bce_sum)
+
     def _total(self, base, distillation):
         return (
             base if distillation is None else (1 - self.alpha) * base + self.alpha * distillation
@@ -225,6 +273,10 @@ class Distiller(Trainer):
             "normalization": self.normalization,
             "label_smoothing": self.label_smoothing,
             "train_heads": self.train_heads,
+            "loss": self.label_loss,
+            "bce_target_thresh": self.bce_target_thresh,
+            "bce_sum": self.bce_sum,
+            "cosub": self.cosub,
             "processor": self.processor,
             "class_weights": self.class_weights,
         }

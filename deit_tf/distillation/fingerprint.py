@@ -47,6 +47,11 @@ TRUE_LABELS_ONLY = (
 # What labels were made with before their facts said so.
 UNSAID: dict[str, Callable[[Mapping], Any]] = {
     "augment.mix_group": lambda facts: facts.get("data.batch_size"),  # one draw for the batch
+    "augment.crop": lambda facts: "random_resized",
+    "augment.interpolation": lambda facts: "bicubic",
+    "augment.erase_mode": lambda facts: "pixel",
+    "augment.erase_count": lambda facts: 1,
+    "augment.mix_mode": lambda facts: "batch",
     "data.shuffle_buffer": lambda facts: min(SHUFFLE_BUFFER, facts.get("data.images", 0)),
 }
 INFORMATION = ("software", "teacher.name", "teacher.files")  # told, not compared between makers

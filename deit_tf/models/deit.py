@@ -6,7 +6,15 @@ import keras
 import numpy as np
 
 from deit_tf.config import CHANNELS, MAX_PARAMETERS, ModelConfig, check_model, height_width
-from deit_tf.models.layers import LINEAR_STD, Block, LayerNorm, PatchEmbed, Tokens, token
+from deit_tf.models.layers import (
+    LINEAR_STD,
+    Block,
+    Dropout,
+    LayerNorm,
+    PatchEmbed,
+    Tokens,
+    token,
+)
 from deit_tf.models.variants import count_parameters
 
 
@@ -18,7 +26,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         name: Name of the Keras model.
     Returns:
         A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits: the mean of both
-        heads where there are two. No output depends on `training`; drop path alone does.
+        heads where there are two. No output depends on `training`; drop path and dropout alone do.
     Raises:
         ValueError: If the patch does not divide the image, the heads not the width, or a number is
             out of its bounds (`check_model`, `MAX_PARAMETERS`).
@@ -42,10 +50,10 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         )(x)
 
     x = LayerNorm(epsilon=config.layer_norm_eps, name="norm")(x)
-    logits = _head("head", config)(token(x, 0))  # [B, C]
+    logits = _head("head", config, token(x, 0))  # [B, C]
     if config.distilled:
         logits = keras.layers.Average(name="logits", dtype="float32")(
-            [logits, _head("head_dist", config)(token(x, 1))]
+            [logits, _head("head_dist", config, token(x, 1))]
         )
     return keras.Model(image, logits, name=name)
 
@@ -77,11 +85,14 @@ def _drop_path_rates(config: ModelConfig) -> list[float]:
     return np.linspace(first, config.drop_path_rate, config.depth).tolist()
 
 
-def _head(name: str, config: ModelConfig) -> keras.layers.Layer:
+def _head(name: str, config: ModelConfig, x: keras.KerasTensor) -> keras.KerasTensor:
+    """Logits [B, C] of a token [B, D]."""
+    if config.drop_rate:
+        x = Dropout(config.drop_rate, name=f"{name}_drop")(x)
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
     return keras.layers.Dense(
         config.num_classes, kernel_initializer=init, dtype="float32", name=name
-    )
+    )(x)
 
 
 def _check(config: ModelConfig) -> tuple[int, int]:

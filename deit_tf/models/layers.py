@@ -95,17 +95,31 @@ class DropPath(keras.layers.Layer):
     def call(self, x, training=False):  # [B, ...]
         if not training or not self.rate:
             return x
-        shape = (ops.shape(x)[0],) + (1,) * (x.ndim - 1)
-        keep = (
-            keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
-        )  # [B, 1, ...]
+        drawn = keras.random.uniform(self._mask_shape(x), dtype="float32", seed=self.seed_generator)
+        keep = drawn >= self.rate
         return x * (ops.cast(keep, x.dtype) / (1 - self.rate))
+
+    def _mask_shape(self, x):
+        return (ops.shape(x)[0],) + (1,) * (x.ndim - 1)  # [B, 1, ...]
 
     def compute_output_shape(self, shape):
         return shape
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("deit_tf")
+class Dropout(DropPath):
+    """Drops single numbers, each by itself, and rescales those it keeps; drawn as drop path is.
+
+    Args:
+        rate: Probability in [0, 1) that a number is lost.
+        seed: As of DropPath.
+    """
+
+    def _mask_shape(self, x):
+        return ops.shape(x)
 
 
 @keras.saving.register_keras_serializable("deit_tf")

@@ -1,5 +1,5 @@
-"""The original's optimizer: AdamW under a warmed-up cosine (facebookresearch/deit main.py; timm
-0.3.2 cosine_lr.py).
+"""The original's optimizers, AdamW and DeiT III's LAMB, under a warmed-up cosine
+(facebookresearch/deit main.py, README_revenge.md; timm 0.3.2 cosine_lr.py).
 """
 
 import math
@@ -194,6 +194,70 @@ class SGD(LayerDecay, keras.optimizers.SGD):
         return {**config, "weight_decay": self.decay}
 
 
+@keras.saving.register_keras_serializable("deit_tf")
+class Lamb(LayerDecay, keras.optimizers.Lamb):
+    """LAMB: Adam's direction, as long as the weight that it changes (You et al. 2020).
+
+    What is not decayed keeps the length of its direction. The gradient is clipped outside, by
+    `clip_norm` of the trainer or `global_clipnorm` here: 1.0 is what apex and timm do by default.
+
+    Args:
+        learning_rate: A number or a schedule.
+        weight_decay: Added to the direction of what is decayed, times the weight, before its length
+            is taken.
+        beta_1: Decay of the first moment, per step.
+        beta_2: Decay of the second moment, per step.
+        epsilon: Added to the root of the second moment.
+        layer_decay: As of AdamW.
+    Source: timm/optim/lamb.py; NVIDIA apex, FusedLAMB, the original's.
+    Differs: keras.optimizers.Lamb decays apart from the direction, whose length it takes without
+        the decay, and gives biases and norms the length of their weights as well.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        layer_decay: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        self.decay, self.layer_decay = weight_decay, layer_decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype) * self.scale_of(variable)
+        gradient = ops.cast(gradient, variable.dtype)
+        step = ops.cast(self.iterations + 1, variable.dtype)
+
+        # Adam
+        index = self._get_variable_index(variable)
+        first, second = self._momentums[index], self._velocities[index]
+        self.assign(first, first + (1 - self.beta_1) * (gradient - first))
+        self.assign(second, second + (1 - self.beta_2) * (ops.square(gradient) - second))
+        mean = first / (1 - ops.power(self.beta_1, step))
+        square = second / (1 - ops.power(self.beta_2, step))
+        direction = mean / (ops.sqrt(square) + self.epsilon)
+
+        # the decay, and the length of the weight
+        if self.decay and self._use_weight_decay(variable):
+            direction = direction + self.decay * variable
+            direction = direction * _trust_ratio(variable, direction)
+        self.assign_sub(variable, rate * direction)
+
+    def get_config(self):
+        return {**super().get_config(), "weight_decay": self.decay}
+
+
+def _trust_ratio(weight, direction):
+    """Norm of a weight over that of its direction; 1 where either is 0."""
+    numerator, norm = (ops.sqrt(ops.sum(ops.square(each))) for each in (weight, direction))
+    nothing = (numerator == 0) | (norm == 0)
+    return ops.where(nothing, 1.0, numerator / ops.where(nothing, 1.0, norm))
+
+
 def layer_scales(variables: list[keras.Variable], layer_decay: float) -> list[float]:
     """Factor of the learning rate for each variable: 1 for norm and heads, less by one power for
     each layer down.
@@ -222,7 +286,7 @@ def is_decayed(variable: keras.Variable) -> bool:
 
 def build_optimizer(
     config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int
-) -> AdamW | SGD:
+) -> AdamW | Lamb | SGD:
     """Make the optimizer of a run.
 
     Args:
@@ -248,7 +312,8 @@ def build_optimizer(
     if config.optimizer == "sgd":
         return SGD(schedule, config.weight_decay, config.momentum, config.layer_decay)
 
-    return AdamW(
+    make = Lamb if config.optimizer == "lamb" else AdamW
+    return make(
         schedule,
         config.weight_decay,
         config.beta_1,

@@ -1,4 +1,4 @@
-"""The random crop: its law over 20,000 draws, and the pixels it decodes of a JPEG."""
+"""The random crops: their laws over many draws, and the pixels that one decodes of a JPEG."""
 
 import io
 
@@ -8,7 +8,12 @@ import tensorflow as tf
 from augment_cases import KEY, PIXELS, RANDOM, SIZE, THIRDS, area_law, draw, encode, pillow_resize
 from PIL import Image
 
-from deit_tf.data.crop import decode_and_crop, random_resized_crop, random_resized_crop_box
+from deit_tf.data.crop import (
+    decode_and_crop,
+    random_resized_crop,
+    random_resized_crop_box,
+    simple_crop,
+)
 
 JPEG = encode(PIXELS)
 
@@ -79,3 +84,54 @@ def test_a_crop_of_pixels_is_that_of_their_file():
         of_file = decode_and_crop(png, SIZE, seed, (0.08, 1.0), THIRDS)
         of_pixels = random_resized_crop(tf.constant(PIXELS), SIZE, seed, (0.08, 1.0), THIRDS)
         np.testing.assert_array_equal(of_pixels, of_file)
+
+
+@pytest.mark.parametrize(
+    ("size", "covering"), [((24, 24), (24, 32)), ((32, 24), (32, 42)), ((16, 48), (36, 48))]
+)
+def test_a_simple_crop_is_a_window_of_the_mirrored_image(size, covering):
+    resized = Image.fromarray(PIXELS).resize(covering[::-1], Image.Resampling.BICUBIC)
+    padded = np.pad(np.asarray(resized).astype(int), ((4, 4), (4, 4), (0, 0)), "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (*size, 3))[:, :, 0]
+    for i in range(5):
+        crop = simple_crop(tf.constant(PIXELS), size, tf.constant([i, 5])).numpy().astype(int)
+        off = np.abs(windows - crop).max(axis=(2, 3, 4))
+        assert (off <= 2).sum() == 1  # a level for each of the two roundings of the resize
+
+
+def test_a_simple_crop_lies_anywhere():
+    rows, columns = np.mgrid[0:32, 0:48].astype(np.uint8)
+    image = tf.constant(np.stack([rows, columns, columns], axis=-1))  # its pixels say where
+    corners = draw(lambda seed: simple_crop(image, (32, 48), seed)[8, 8, :2], 2000).astype(int)
+    # four pixels of padding before and behind: windows begin at 0..8
+    for begins in (corners - 4).T:
+        shares = np.bincount(begins, minlength=9) / 2000
+        assert len(shares) == 9 and np.abs(shares - 1 / 9).max() < 0.028  # four standard errors
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 0.09
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "simple"])
+def test_the_resize_is_the_one_or_the_other(crop):
+    image = tf.constant(PIXELS)
+
+    def cropped(interpolation, i):
+        seed = tf.constant([i, 6])
+        if crop == "simple":
+            return simple_crop(image, (24, 24), seed, interpolation)
+        return random_resized_crop(image, (24, 24), seed, (0.2, 1.0), THIRDS, interpolation)
+
+    taken = []
+    for i in range(24):
+        bicubic, bilinear, either = (
+            cropped(name, i).numpy().astype(int) for name in ("bicubic", "bilinear", "random")
+        )
+        assert 1 < np.abs(bicubic - bilinear).max()
+        taken.append((either == bilinear).all())
+        assert taken[-1] or (either == bicubic).all()
+    assert 5 <= sum(taken) <= 19  # of 24 at half; outside once in 400 choices of seeds
+
+
+def test_a_bilinear_resize_is_pillows():
+    whole = random_resized_crop(tf.constant(PIXELS), SIZE, KEY, (1.0, 1.0), THIRDS, "bilinear")
+    expected = Image.fromarray(PIXELS).resize(SIZE[::-1], Image.Resampling.BILINEAR)
+    assert np.abs(whole.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1

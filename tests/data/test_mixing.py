@@ -60,6 +60,74 @@ def test_cutmix_equals_timm(draw):
     np.testing.assert_allclose(targets, golden[f"target_{draw}"], atol=1e-6)
 
 
+MODES = np.load(GOLDEN / "timm_mix_modes.npz")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mode", ["elem", "pair", "minmax"])
+def test_mixing_by_image_and_by_pair_equals_timm(mode, seed):
+    golden = {name: MODES[f"{mode}/{seed}/{name}"] for name in ("lam", "cutmix", "box")}
+    # what timm drew for a half, or for the batch, is each image's
+    rows = {"elem": range(6), "pair": [0, 1, 2, 2, 1, 0], "minmax": [0] * 6}[mode]
+    drawn = {name: tf.constant(values[list(rows)]) for name, values in golden.items()}
+    drawn["box"] = tf.cast(drawn["box"], tf.int32)
+    images = tf.constant(MODES["image_nchw"].transpose(0, 2, 3, 1))
+    mixed, targets = mixing.mix_each(images, mixing.one_hot(MODES["labels"], 5, 0.1), drawn)
+    expected = MODES[f"{mode}/{seed}/image"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)  # float32 pixels of order 1
+    np.testing.assert_allclose(targets, MODES[f"{mode}/{seed}/target"], atol=1e-6)
+
+
+@pytest.mark.parametrize("cutmix", [False, True])
+def test_one_draw_for_all_is_that_of_the_batch(cutmix):
+    images, labels = tf.random.stateless_normal([5, 6, 8, 3], [0, 0]), tf.eye(5)
+    drawn = {"lam": tf.constant(0.75), "cutmix": cutmix, "box": tf.constant([1, 0, 4, 4])}
+    each = {name: tf.stack([value] * 5) for name, value in drawn.items()}
+    together = mixing.apply_mix(images, labels, drawn)
+    for ours, theirs in zip(mixing.mix_each(images, labels, each), together, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["elem", "pair"])
+def test_who_shares_a_draw(mode):
+    config = replace(CONFIG, mix_mode=mode, mix_probability=0.5)
+    images, labels = tf.random.stateless_normal([7, 16, 16, 3], [0, 0]), tf.eye(7)
+    kept = np.stack(
+        [tf.linalg.diag_part(mixing.mix(images, labels, [0, i], config)[1]) for i in range(20)]
+    )  # the share of an image's own label
+    assert (kept[:, 3] == 1).all()  # it is its own partner
+    assert (kept[:, :3] == kept[:, :3:-1]).all() == (mode == "pair")
+    assert len(np.unique(kept[:, :3])) > 20 and 0.2 < (kept[:, :3] == 1).mean() < 0.8
+
+
+@pytest.mark.parametrize("settings", [{"mix_mode": "elem"}, {"cutmix_minmax": (0.2, 0.8)}])
+def test_the_law_of_an_image_is_that_of_a_batch(settings):
+    config = replace(CONFIG, **settings).resolve()
+    several = mixing.draw_mix(tf.constant([1, 2]), SIZE, config, [DRAWS])
+    lam, cutmix = several["lam"].numpy(), several["cutmix"].numpy()
+    assert abs(cutmix.mean() - 0.5) < 0.015 and abs(lam[~cutmix].var() - 1 / 10.4) < 0.003
+    top, left, bottom, right = several["box"].numpy()[cutmix].T
+    area = (bottom - top) * (right - left) / 224**2
+    np.testing.assert_allclose(lam[cutmix], 1 - area, atol=1e-6)
+    if "mix_mode" in settings:
+        assert abs(lam[cutmix].mean() - reference_share()) < 0.013
+        return
+
+    # timm: sides from int(0.2 * 224) = 44 to int(0.8 * 224) - 1 = 178, drawn apart, anywhere
+    height, width = bottom - top, right - left
+    assert (height.min(), height.max(), width.min(), width.max()) == (44, 178, 44, 178)
+    assert abs(height.mean() - 111) < 1.6 and abs(np.corrcoef(height, width)[0, 1]) < 0.04
+    assert top.min() == 0 and bottom.max() == 224 and (bottom <= 224).all()
+    assert abs((top / (224 - height)).mean() - 0.5) < 0.012
+
+
+def test_a_box_between_two_shares_turns_cutmix_on():
+    config = AugmentConfig("light", cutmix_minmax=(0.3, 0.6)).resolve()
+    assert config.cutmix == 1 and draws(config, count=FEW)["cutmix"].all()
+    with pytest.raises(ValueError, match="`augment.cutmix_minmax` is the smallest and the largest"):
+        AugmentConfig("light", cutmix_minmax=(0.6, 0.3)).resolve()
+
+
 def draws(config: AugmentConfig, size=SIZE, count=DRAWS) -> dict[str, np.ndarray]:
     key = tf.constant([7, 0], tf.int64)
     seeds = tf.data.Dataset.range(count).map(lambda i: tf.random.fold_in(key, i))

@@ -20,9 +20,11 @@ from deit_tf.data import (
     RandomErasing,
     RandomFlip,
     RandomResizedCrop,
+    SimpleRandomCrop,
     ThreeAugment,
     augment,
     crop,
+    erasing,
     mixing,
     rand_augment,
 )
@@ -38,12 +40,16 @@ IMAGE_LAYERS = {
     RandomResizedCrop((32, 48)): lambda image, seed: crop.random_resized_crop(
         image, (32, 48), seed, (0.08, 1.0), THIRDS
     ),
+    RandomResizedCrop((24, 24), interpolation="random"): lambda image, seed: (
+        crop.random_resized_crop(image, (24, 24), seed, (0.08, 1.0), THIRDS, "random")
+    ),
+    SimpleRandomCrop((32, 48)): lambda image, seed: crop.simple_crop(image, (32, 48), seed),
     RandomFlip(): lambda image, seed: augment.random_flip(image, seed, 0.5),
     RandAugment(): lambda image, seed: rand_augment.rand_augment(image, seed, PAPER),
     ThreeAugment(): augment.three_augment,
     ColorJitter(): lambda image, seed: augment.color_jitter(image, seed, 0.3),
-    RandomErasing(0.5): lambda image, seed: augment.random_erasing(
-        tf.cast(image, tf.float32), seed, 0.5
+    RandomErasing(0.5, "rand", 2): lambda image, seed: erasing.random_erasing(
+        tf.cast(image, tf.float32), seed, 0.5, "rand", 2
     ),
 }
 BATCH_LAYERS = [MixUp(), CutMix(), RandomChoice([MixUp(0.8), CutMix(1.0)])]

@@ -6,8 +6,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import deit_tf
+from deit_tf.models.layers import numbered_draw
 from deit_tf.models.regnet import build_regnety
 
 CLASSES, BATCH = 10, 6
@@ -157,6 +159,90 @@ def test_a_student_without_the_token_learns_both_with_one_head(kind):
     assert "accuracy_dist" not in report
 
 
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def binary(logits, targets):
+    """Binary cross-entropy [B], averaged over the classes."""
+    logits = np.array(logits, "float64")
+    return (np.logaddexp(0, logits) - targets * logits).mean(-1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bce_target_thresh": 0.5}, {"bce_sum": True}])
+def test_the_class_head_learns_each_class_by_itself(settings):
+    images, labels = batch()
+    mixed = 0.4 * np.eye(CLASSES)[labels] + 0.6 * np.eye(CLASSES)[labels[::-1]]
+    mixed = mixed.astype("float32")
+    made = distiller(loss="binary_cross_entropy", **settings)
+    both = deit_tf.heads(made.student)(images)
+    teacher = np.array(made.teacher.model(images, training=False)).argmax(-1)
+    hard = -log_softmax(np.array(both["dist"], "float64"))[np.arange(BATCH), teacher].mean()
+
+    base = binary(both["cls"], mixed > settings.get("bce_target_thresh", 0)).mean()
+    base *= CLASSES if settings.get("bce_sum") else 1
+    report = made.evaluate(images, mixed, verbose=0, return_dict=True)
+    assert report["base_loss"] == pytest.approx(base, rel=1e-5)
+    assert report["loss"] == pytest.approx(0.5 * base + 0.5 * hard, rel=1e-5)
+
+
+@pytest.mark.parametrize("train_heads", ["mean", "both"])
+def test_heads_without_a_teacher_learn_each_class_by_itself(train_heads, tmp_path):
+    images, labels = batch()
+    made = deit_tf.Distiller(
+        student(), kind="none", train_heads=train_heads, loss="binary_cross_entropy"
+    )
+    made.compile(keras.optimizers.SGD(0.1))
+    made.save(tmp_path / "distiller.keras")
+    made = keras.saving.load_model(tmp_path / "distiller.keras")
+    cls, dist = deit_tf.heads(made.student)(images).values()
+    true = np.eye(CLASSES)[labels]
+    of_both = (binary(cls, true) + binary(dist, true)) / 2
+    expected = binary((cls + dist) / 2, true) if train_heads == "mean" else of_both
+    report = made.evaluate(images, labels, verbose=0, return_dict=True)
+    assert report["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_two_submodels_learn_from_each_other():
+    images, labels = batch()
+    made = deit_tf.Distiller(
+        student(drop_path_rate=0.5), kind="none", loss="binary_cross_entropy", cosub=True
+    )
+    made.compile(keras.optimizers.SGD(0.1))
+    true = np.eye(CLASSES)[labels]
+    with numbered_draw(3):
+        twice = deit_tf.heads(made.student)(np.concatenate([images, images]), training=True)
+    one, other = np.split(np.array(sum(twice.values()) / 2, "float64"), 2)
+    assert np.abs(one - other).max() > 1e-3  # other branches are dropped
+    base = (binary(one, true) + binary(other, true)) / 2
+    each_other = (binary(one, sigmoid(other)) + binary(other, sigmoid(one))) / 2
+
+    with numbered_draw(3), tf.GradientTape() as tape:
+        result = made.batch_result((images, labels), training=True)
+        loss = result.mean_loss()
+    np.testing.assert_allclose(result.values["base_loss"], base, rtol=1e-5)
+    np.testing.assert_allclose(result.values["loss"], (base + each_other) / 2, rtol=1e-5)
+    assert result.prediction.shape == (BATCH, CLASSES)
+
+    # what the other one says stands still: gradient of a bias, mean of both heads
+    gradient = tape.gradient(loss, made.student.get_layer("head").bias)
+    towards = [(sigmoid(a) - (true + sigmoid(b)) / 2) for a, b in ((one, other), (other, one))]
+    expected = sum(towards).mean(0) / CLASSES / 2 / 2
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+
+
+def test_evaluation_knows_no_submodels():
+    images, labels = batch()
+    settings = dict(kind="none", loss="binary_cross_entropy")
+    network = student(drop_path_rate=0.5)
+    with_and_without = [
+        deit_tf.Distiller(network, cosub=cosub, **settings).batch_result((images, labels), False)
+        for cosub in (True, False)
+    ]
+    for name, value in with_and_without[0].values.items():
+        np.testing.assert_array_equal(value, with_and_without[1].values[name])
+
+
 def test_every_weight_of_the_student_learns():
     images, labels = batch()
     made = distiller()
@@ -252,6 +338,12 @@ def test_weights_round_trip(tmp_path):
         (dict(temperature=0), "temperature=0"),
         (dict(label_smoothing=1), "label_smoothing=1"),
         (dict(normalization="mean"), "normalization='mean'"),
+        (dict(loss="hinge"), "loss='hinge'"),
+        (dict(cosub=True), "`cosub` is for a student without a teacher.*kind='hard'"),
+        (
+            dict(loss="binary_cross_entropy", label_smoothing=0.1),
+            "every target would become 1.*label_smoothing=0.1, bce_target_thresh=0.0",
+        ),
     ],
 )
 def test_bad_arguments(argument, message):

@@ -14,6 +14,7 @@ from deit_tf.models.features import AttentionWeights
 from deit_tf.models.layers import (
     Attention,
     Block,
+    Dropout,
     DropPath,
     LayerNorm,
     LayerScale,
@@ -29,6 +30,7 @@ BLOCK = dict(num_heads=3, mlp_ratio=4.0, drop_path_rate=0.1, layer_norm_eps=1e-6
 LAYERS = [
     (DropPath, dict(rate=0.1), TOKENS),
     (DropPath, dict(rate=0.0), TOKENS),
+    (Dropout, dict(rate=0.1), (2, 12)),
     (LayerNorm, dict(epsilon=1e-6), TOKENS),
     (Attention, dict(num_heads=3), TOKENS),
     (Mlp, dict(hidden_dim=24), TOKENS),

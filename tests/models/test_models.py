@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deit_tf
-from deit_tf.models.layers import Block, DropPath
+from deit_tf.models.layers import Block, DropPath, numbered_draw
 from deit_tf.models.parts import blocks
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import VARIANTS, count_parameters
@@ -95,6 +95,26 @@ def test_drop_path_masks_differ_between_layers_branches_and_calls():
         assert 140 < (masks[a] == masks[b]).sum() < 260
 
 
+def test_dropout_is_of_the_tokens_before_the_heads():
+    kept, dropped = deit(), deit(drop_rate=0.5)
+    dropped.set_weights(kept.get_weights())
+    np.testing.assert_array_equal(dropped(IMAGES), kept(IMAGES))
+
+    # with a kernel that gives back the token, what is seen is what is left of it
+    width = dropped.get_layer("head").kernel.shape[0]
+    wide = deit_tf.create_model("deit_test", drop_rate=0.5, num_classes=width)
+    for head in ("head", "head_dist"):
+        wide.get_layer(head).kernel.assign(np.eye(width))
+    with numbered_draw(2):
+        both = {k: np.array(v) for k, v in deit_tf.heads(wide)(IMAGES, training=True).items()}
+    tokens = {k: np.array(v) for k, v in deit_tf.heads(wide)(IMAGES).items()}
+    for head, seen in both.items():
+        left = seen != 0
+        assert 0.35 < left.mean() < 0.65
+        np.testing.assert_allclose(seen[left], 2 * tokens[head][left], rtol=1e-5)
+    assert ((both["cls"] == 0) != (both["dist"] == 0)).any()
+
+
 def test_training_changes_nothing_but_drop_path():
     model = deit()
     np.testing.assert_array_equal(model(IMAGES, training=True), model(IMAGES, training=False))
@@ -153,6 +173,7 @@ def test_any_size_that_the_patch_divides(size, tokens):
         (dict(image_size=4096, patch_size=1, embed_dim=768), "at most 2,000,000,000 weights"),
         (dict(embed_dim=16_383, depth=256), "at most 2,000,000,000 weights. Lower `embed_dim`"),
         (dict(drop_path_rate=1.0), r"`drop_path_rate` is a probability in \[0, 1\)"),
+        (dict(drop_rate=-0.1), r"`drop_rate` is a probability in \[0, 1\)"),
         (dict(embed_dims=3), "'embed_dims' of create_model. Allowed:.*embed_dim,"),
     ],
 )
@@ -179,7 +200,7 @@ def test_the_output_is_the_mean_of_the_heads():
 
 
 def test_keras_file_round_trip(tmp_path):
-    model = deit(drop_path_rate=0.2)
+    model = deit(drop_path_rate=0.2, drop_rate=0.1)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(IMAGES), loaded(IMAGES))

@@ -19,12 +19,17 @@ from deit_tf import train
 from deit_tf.cli import main
 from deit_tf.data import augment
 from deit_tf.training import prefetch
-from deit_tf.training.optim import AdamW
+from deit_tf.training.optim import AdamW, Lamb
 from deit_tf.training.trainer import Trainer
 
 CLASSES, BATCH, STEPS, SIZE = 5, 8, 4, 16
 PLAIN, EVERYTHING = {}, dict(micro_batches=2, clip_norm=0.3, ema_decay=0.9, remat=True)
-OPTIMIZERS = {"sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9), "adamw": lambda: AdamW(1e-3)}
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "adamw": lambda: AdamW(1e-3),
+    # The gradient of a key's bias is 0 but for rounding, which an epsilon of 1e-8 makes a step of.
+    "lamb": lambda: Lamb(1e-3, epsilon=1e-6),
+}
 
 
 def batches():

@@ -10,7 +10,7 @@ import tensorflow as tf
 import deit_tf
 from deit_tf.models.layers import DropPath, numbered_draw
 from deit_tf.training.ema import Ema
-from deit_tf.training.optim import AdamW
+from deit_tf.training.optim import AdamW, Lamb
 from deit_tf.training.trainer import LabelTrainer, MaskedTrainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -42,7 +42,8 @@ def weights(model):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: AdamW(1e-3)]
+    "make",
+    [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: AdamW(1e-3), lambda: Lamb(5e-4)],
 )
 def test_four_micro_batches_of_8_equal_one_batch_of_32(make):
     whole, parts = (
