@@ -115,8 +115,8 @@ def _run(
         with _kept_for_this_process(folder, strategy), naming_unreadable(*sources):
             folder.check_free(facts, overwrite)
             if goes_on and not accept_changes:
-                begun = recipe(read_config(folder.config))
-                folder.check_unchanged(config, _as_begun(begun, folder), facts)
+                begun = _as_begun(recipe(read_config(folder.config)), folder)
+                folder.check_unchanged(config, _resolved_as(config, begun), facts)
             if goes_on:
                 _warn_of_kernels(folder, facts)
 
@@ -153,6 +153,19 @@ def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
         config = replace(config, augment=augment, teacher=teacher)
 
     return config
+
+
+def _resolved_as(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
+    """What a run began with, with the settings of augmentation that there were none of then, where
+    `config` has them resolved.
+    """
+
+    def alike(now: AugmentConfig, then: AugmentConfig) -> AugmentConfig:
+        return then.resolve() if now == now.resolve() else then
+
+    teachers = alike(config.teacher.augment, begun.teacher.augment)
+    teacher = replace(begun.teacher, augment=teachers)
+    return replace(begun, augment=alike(config.augment, begun.augment), teacher=teacher)
 
 
 def _facts(

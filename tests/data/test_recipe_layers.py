@@ -37,11 +37,8 @@ THIRDS = (3 / 4, 4 / 3)
 
 # layer: the function that it is, of an image and a seed
 IMAGE_LAYERS = {
-    RandomResizedCrop((32, 48)): lambda image, seed: crop.random_resized_crop(
-        image, (32, 48), seed, (0.08, 1.0), THIRDS
-    ),
-    RandomResizedCrop((24, 24), interpolation="random"): lambda image, seed: (
-        crop.random_resized_crop(image, (24, 24), seed, (0.08, 1.0), THIRDS, "random")
+    RandomResizedCrop((32, 48), interpolation="random"): lambda image, seed: (
+        crop.random_resized_crop(image, (32, 48), seed, (0.08, 1.0), THIRDS, "random")
     ),
     SimpleRandomCrop((32, 48)): lambda image, seed: crop.simple_crop(image, (32, 48), seed),
     RandomFlip(): lambda image, seed: augment.random_flip(image, seed, 0.5),

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,8 +52,8 @@ def run(*arguments):
 )
 def test_two_replicas_make_the_same_update(kind):
     results = run("equality", kind)
-    names = product(("sgd", "adamw", "lamb"), ("plain", "everything"))
-    assert set(results) == {f"{optimizer} {how}" for optimizer, how in names}
+    names = {f"{each} {how}" for each in ("sgd", "adamw") for how in ("plain", "everything")}
+    assert set(results) == names | {"lamb everything"}
     for name, result in results.items():
         assert result["moved"] > 5e-3, name
         assert result["difference"] < SAME, name
