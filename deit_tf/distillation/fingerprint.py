@@ -29,7 +29,8 @@ from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
 from deit_tf.object_store import StorePath, local_or_stored, read_beginning
 from deit_tf.runs import RunFolder
-from deit_tf.weights.files import SAFETENSORS, TORCH_FILES
+from deit_tf.weights.files import INDEX, SAFETENSORS, TORCH_FILES
+from deit_tf.weights.tensors import INDEX_SUFFIX, shard_files
 
 Facts = dict[str, Any]
 
@@ -145,17 +146,22 @@ def teacher_facts(teacher: Teacher, name: str) -> Facts:
 
 
 def teacher_files(name: str) -> str | None:
-    """Checksum of the file of weights that `distill.teacher` names, without loading it.
+    """Checksum of the weights that `distill.teacher` names, of all their files, without loading.
 
     None where it is not on this machine.
     """
     _, _, file = name.partition(":")
     path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
     if path is not None and path.is_dir():
-        others = (path / weights for weights in (SAFETENSORS, *TORCH_FILES))
+        others = (path / weights for weights in (SAFETENSORS, INDEX, *TORCH_FILES))
         files = (RunFolder(path).find_model(), *others)
         path = next((file for file in files if file is not None and file.is_file()), None)
-    return None if path is None else sha256(path)
+    if path is None:
+        return None
+    if path.name.endswith(INDEX_SUFFIX):
+        checksums = [sha256(file) for file in shard_files(path)]
+        return hashlib.sha256("".join(checksums).encode()).hexdigest()
+    return sha256(path)
 
 
 def software() -> dict[str, str]:

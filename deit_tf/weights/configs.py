@@ -15,6 +15,7 @@ import keras
 
 from deit_tf.config import MAX_SIDE, check_epsilon
 from deit_tf.files import check_class_names, read_json
+from deit_tf.weights.names import is_huggingface
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ def facts_beside(path: Path, keys: Iterable[str]) -> Facts:
     """
     config = _read(path.with_name(CONFIG))
     preprocessor = _read(path.with_name(PREPROCESSOR))
-    theirs = any(key.startswith(("deit.", "vit.")) for key in keys)
-    eps = HUGGING_FACE_EPS if theirs else TIMM_EPS
+    eps = HUGGING_FACE_EPS if is_huggingface(keys) else TIMM_EPS
     if config is None:
         return Facts(str(path), layer_norm_eps=eps, preprocessor=preprocessor)
     try:
@@ -159,10 +159,10 @@ def first_block(model: keras.Model) -> dict[str, Any]:
 
 
 def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
-    """config.json of DeiTForImageClassificationWithTeacher, or of ViTForImageClassification for a
-    plain model.
-    """
-    distilled = any("distillation_token" in key for key in state)
+    """config.json of the class of transformers that has the tokens and heads of the model."""
+    distilled = "deit.embeddings.distillation_token" in state
+    with_teacher = "WithTeacher" if "distillation_classifier.weight" in state else ""
+    architecture = f"DeiTForImageClassification{with_teacher}"
     block = first_block(model)
     height, width = model.input_shape[1:3]
     (patch,) = (
@@ -173,9 +173,7 @@ def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
     names = labels or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
 
     return {
-        "architectures": [
-            "DeiTForImageClassificationWithTeacher" if distilled else "ViTForImageClassification"
-        ],
+        "architectures": [architecture if distilled else "ViTForImageClassification"],
         "model_type": "deit" if distilled else "vit",
         "hidden_size": patch[0],
         "num_hidden_layers": sum(key.endswith("layernorm_before.weight") for key in state),

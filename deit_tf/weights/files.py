@@ -6,80 +6,52 @@ folders: huggingface/transformers (config.json, model.safetensors) and timm/mode
 two names).
 """
 
-import argparse
 import json
 import logging
 import os
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
 from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
+from deit_tf.weights.downloads import fetch_repository
 from deit_tf.weights.names import (
     Layout,
     State,
     describe,
+    has_pooler,
     input_size,
     load_reference,
     same_heads,
     to_reference,
 )
+from deit_tf.weights.tensors import INDEX_SUFFIX, Tensors, read_safetensors, read_shards
+from deit_tf.weights.torch_files import TORCH_SUFFIXES, read_torch
 
 log = logging.getLogger(__name__)
 
 HUB = "hf://"
 SAFETENSORS = "model.safetensors"
+INDEX = f"model{INDEX_SUFFIX}"  # of several files
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-# A key that may precede the model's own, and the key under which a training checkpoint keeps the
-# model.
-_PARALLEL, _NESTED = "module.", "model"
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """Arrays that are read when they are asked for, and not kept.
-
-    Args:
-        readers: What reads each, by key.
-    """
-
-    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]):
-        self._readers = dict(readers)
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        """The array, a float of less than 32 bits as float32."""
-        array = self._readers[key]()
-        return (
-            array.astype(np.float32)
-            if array.dtype.itemsize < 4 and array.dtype.kind in "fV"
-            else array
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
 
 
 def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     """Open weights, to be read tensor by tensor.
 
     Args:
-        source: A `.safetensors` file; a `.pth`, `.pt` or `.bin` file of torch; a folder of Hugging
-            Face or timm with config.json; a `.keras` file or run directory; or
-            `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of the Hugging
-            Face hub, which is downloaded once.
+        source: A `.safetensors` file, or the `.index.json` of several; a `.pth`, `.pt` or `.bin`
+            file of torch; a folder of Hugging Face or timm with config.json; a `.keras` file or run
+            directory; or `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of
+            the Hugging Face hub, which is downloaded once.
     Returns:
         What `load_reference` takes, and what the files beside it tell.
     Raises:
@@ -89,7 +61,7 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
         ImportError: For a file of torch where torch is not installed.
     """
     if str(source).startswith(HUB):
-        return read_weights(_download(str(source).removeprefix(HUB)))
+        return read_weights(fetch_repository(str(source).removeprefix(HUB)))
     path = Path(source).expanduser()
     if path.is_dir():
         path = _file_in(path)
@@ -98,9 +70,11 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     if path.suffix == ".keras":
         return _read_keras(path)
     if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
+        tensors = read_safetensors(path)
+    elif path.name.endswith(INDEX_SUFFIX):
+        tensors = read_shards(path)
     elif path.suffix in TORCH_SUFFIXES:
-        tensors = _read_torch(path)
+        tensors = read_torch(path)
     else:
         allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
         raise ValueError(f"Weights end in {allowed}. Received: {path}")
@@ -136,6 +110,8 @@ def load_weights(
             model.name,
         )
 
+    if has_pooler(state):
+        log.info("%s has a pooler, which classifies nothing: it is passed over.", facts.source)
     side = described.get("image_size")
     if patch and (size or (side, side)) != input_size(model):
         theirs = size or (side, side)
@@ -185,14 +161,12 @@ def write_weights(
     deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
     if not deit and "head.fc.weight" not in state:  # that of a RegNetY
         raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
-    if _has(state, "dist_token", "distillation_token") and not _has(
-        state, "head_dist.weight", "distillation_classifier.weight"
-    ):
+    if layout == "timm" and "dist_token" in state and "head_dist.weight" not in state:
         raise ValueError(
-            f"`model` has a distillation token and no distillation head, as `distill.train_heads` "
-            f"cls makes it, and {layout} knows no such model: its loader would draw that head at "
-            "random. Train one with both heads, or export a SavedModel or .tflite file. Received: "
-            f"{model.name}"
+            "`model` has a distillation token and no distillation head, as `distill.train_heads` "
+            "cls makes it, and timm knows no such model: its loader would draw that head at "
+            "random. Take `layout` huggingface, which does (DeiTForImageClassification), or train "
+            f"one with both heads. Received: {model.name}"
         )
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(
@@ -223,36 +197,9 @@ def write_weights(
     return folder
 
 
-def _download(repository: str) -> Path:
-    """The folder of a repository of the hub, in huggingface_hub's cache; a broken download is
-    resumed.
-    """
-    from huggingface_hub import (
-        errors,
-        snapshot_download,
-    )  # slow to import, and needed for the hub alone
-
-    name, _, revision = repository.partition("@")
-    fetch = partial(snapshot_download, name, revision=revision or None)
-    try:
-        folder = Path(fetch(allow_patterns=[CONFIG, PREPROCESSOR, SAFETENSORS]))
-        if not (folder / SAFETENSORS).exists():
-            folder = Path(fetch(allow_patterns=[CONFIG, PREPROCESSOR, TORCH_FILES[0]]))
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{HUB}{repository} is neither in the cache nor to be had from the hub "
-            f"({type(error).__name__}: {reason}). By hand: fetch {SAFETENSORS}, {CONFIG} and "
-            f"{PREPROCESSOR} from https://huggingface.co/{name}/tree/main on a machine with a "
-            "connection, put them into one folder, and pass that folder instead."
-        ) from error
-
-    return folder
-
-
 def _file_in(folder: Path) -> Path:
     """The file of weights in a folder."""
-    names = (SAFETENSORS, *TORCH_FILES)
+    names = (SAFETENSORS, INDEX, *TORCH_FILES)
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     file = file or _keras_file_in(folder)
     if file is None:
@@ -271,81 +218,6 @@ def _keras_file_in(folder: Path) -> Path | None:
     if len(models) > 1:
         raise ValueError(f"{folder} holds several models; name one: {', '.join(models)} (.keras)")
     return files[models[0]] if models else None
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    try:
-        with safe_open(path, "np") as file:
-            keys = list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file: {error}. Fetch it again, or check what it is."
-        ) from error
-
-    def read(key: str) -> np.ndarray:
-        # Opened anew each time: an open file is mapped into memory, and every page that was read
-        # stays there.
-        with safe_open(path, "np") as file:
-            return file.get_tensor(key)
-
-    return Tensors({key: partial(read, key) for key in keys})
-
-
-def _read_torch(path: Path) -> Tensors:
-    state = _torch_state(path)
-    keys = list(state)
-    if zipfile.is_zipfile(path):
-        # mapped into memory, where every page that was read would stay: opened anew for each tensor
-        state = None
-
-    def read(key: str) -> np.ndarray:
-        tensor = (state or _torch_state(path))[key]
-        return (
-            (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy(force=True).copy()
-        )
-
-    return Tensors({key.removeprefix(_PARALLEL): partial(read, key) for key in keys})
-
-
-def _torch_state(path: Path) -> Mapping[str, Any]:
-    """A state dict that torch saved; nothing in the file is run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a file of torch, which is not installed: `pip install torch` (CPU "
-            "suffices), or convert it where it is: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['model'], "
-            f"'{SAFETENSORS}')"
-        ) from error
-
-    try:
-        # The original's training checkpoints hold its arguments beside the model.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Only the zip format of torch 1.6 and later can be mapped into memory.
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    # an UnpicklingError, whose module is never imported here, or what a damaged file gives
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{path} is refused: it is damaged, or holds more than tensors "
-            f"({type(error).__name__}: {reason}). Loading more could run code of whoever made "
-            "it."
-        ) from error
-
-    nested = content.get(_NESTED) if isinstance(content, Mapping) else None
-    content = nested if isinstance(nested, Mapping) else content
-    if not isinstance(content, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in content.values()
-    ):
-        raise ValueError(
-            f"{path} holds no state dict: neither tensors by key, nor those under the key "
-            f"{_NESTED!r}."
-        )
-
-    return content
 
 
 def _read_keras(path: Path) -> tuple[Tensors, Facts]:
