@@ -29,7 +29,7 @@ from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
 from deit_tf.object_store import StorePath, local_or_stored, read_beginning
 from deit_tf.runs import RunFolder
-from deit_tf.weights.files import INDEX, SAFETENSORS, TORCH_FILES
+from deit_tf.weights.files import AVERAGE, INDEX, SAFETENSORS, TORCH_FILES, split_choice
 from deit_tf.weights.tensors import INDEX_SUFFIX, shard_files
 
 Facts = dict[str, Any]
@@ -151,7 +151,8 @@ def teacher_files(name: str) -> str | None:
     None where it is not on this machine.
     """
     _, _, file = name.partition(":")
-    path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
+    choices = (split_choice(each) for each in (name, file) if each)
+    path, average = next((each for each in choices if each[0].exists()), (None, False))
     if path is not None and path.is_dir():
         others = (path / weights for weights in (SAFETENSORS, INDEX, *TORCH_FILES))
         files = (RunFolder(path).find_model(), *others)
@@ -161,7 +162,7 @@ def teacher_files(name: str) -> str | None:
     if path.name.endswith(INDEX_SUFFIX):
         checksums = [sha256(file) for file in shard_files(path)]
         return hashlib.sha256("".join(checksums).encode()).hexdigest()
-    return sha256(path)
+    return sha256(path) + AVERAGE * average
 
 
 def software() -> dict[str, str]:

@@ -16,7 +16,7 @@ from deit_tf.data.folders import SplitRule
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
 from deit_tf.models.parts import image_size
 from deit_tf.runs.folder import RunFolder, run_config
-from deit_tf.weights.files import HUB, load_keras
+from deit_tf.weights.files import HUB, load_keras, split_choice
 from deit_tf.zoo import restore_model
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,9 @@ def is_keras(source: str | Path) -> bool:
     """Whether `source` is ours to load: a run, a `.keras` file, or nothing at all."""
     if str(source).startswith(HUB):
         return False
-    path = Path(source)
+    path, average = split_choice(source)
+    if average:
+        return False
     return not path.exists() or path.suffix == ".keras" or RunFolder(path).find_model() is not None
 
 

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 HUB = "hf://"
 SAFETENSORS = "model.safetensors"
 INDEX = f"model{INDEX_SUFFIX}"  # of several files
-TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
+TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth", "model_best.pth.tar")
+AVERAGE = "#ema"  # after a file: the moving average in it
 
 
 def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
@@ -51,7 +52,8 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
         source: A `.safetensors` file, or the `.index.json` of several; a `.pth`, `.pt` or `.bin`
             file of torch; a folder of Hugging Face or timm with config.json; a `.keras` file or run
             directory; or `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of
-            the Hugging Face hub, which is downloaded once.
+            the Hugging Face hub, which is downloaded once. After a file of torch `#ema` takes the
+            moving average that a training run keeps in it.
     Returns:
         What `load_reference` takes, and what the files beside it tell.
     Raises:
@@ -62,24 +64,38 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     """
     if str(source).startswith(HUB):
         return read_weights(fetch_repository(str(source).removeprefix(HUB)))
-    path = Path(source).expanduser()
+    path, average = split_choice(source)
     if path.is_dir():
         path = _file_in(path)
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}: no such file or folder.")
-    if path.suffix == ".keras":
+    if path.suffix == ".keras" and not average:
         return _read_keras(path)
-    if path.suffix == ".safetensors":
-        tensors = read_safetensors(path)
-    elif path.name.endswith(INDEX_SUFFIX):
-        tensors = read_shards(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        tensors = read_torch(path)
-    else:
-        allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
-        raise ValueError(f"Weights end in {allowed}. Received: {path}")
+    tensors = _tensors(path, average)
 
     return tensors, facts_beside(path, tensors)
+
+
+def _tensors(path: Path, average: bool) -> Tensors:
+    """The tensors of another library's file, by the end of its name."""
+    if path.name.endswith(TORCH_SUFFIXES):
+        return read_torch(path, average)
+    if average:
+        raise ValueError(f"`{AVERAGE}` is for files of torch, and {path} is none. Leave it out.")
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_shards(path)
+    if path.suffix != ".safetensors":
+        allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
+        raise ValueError(f"Weights end in {allowed}. Received: {path}")
+    return read_safetensors(path)
+
+
+def split_choice(source: str | Path) -> tuple[Path, bool]:
+    """A path, and whether `#ema` stands after it; a file of that very name goes first."""
+    path = Path(source).expanduser()
+    if path.name.endswith(AVERAGE) and not path.exists():
+        return path.with_name(path.name.removesuffix(AVERAGE)), True
+    return path, False
 
 
 def load_weights(
