@@ -81,7 +81,7 @@ def _facts(source: str, config: Mapping[str, Any], preprocessor: dict[str, Any] 
     check_epsilon(eps)
 
     heads = config.get("num_attention_heads") or arguments.get("num_heads")
-    if heads is not None and not _is_count(heads):
+    if heads is not None and not is_count(heads):
         raise _wrong("num_attention_heads", "a whole number above 0", heads)
     architecture = config.get("architecture")
     if not isinstance(architecture, str | None):
@@ -105,7 +105,7 @@ def _image_size(config: Mapping[str, Any], pretrained: Mapping[str, Any]) -> tup
     if not size:
         return None
     pair = tuple(size) if isinstance(size, list) else (size, size)
-    if len(pair) != 2 or not all(_is_count(side) and side <= MAX_SIDE for side in pair):
+    if len(pair) != 2 or not all(is_count(side) and side <= MAX_SIDE for side in pair):
         allowed = f"the image size, one or two whole numbers from 1 to {MAX_SIDE}"
         raise _wrong("image_size", allowed, size)
     return pair
@@ -144,7 +144,8 @@ def _object(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return entry
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether an entry of a file is a whole number above 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from deit_tf.weights import keras_hub
 from deit_tf.weights.configs import CONFIG, PREPROCESSOR
 
 # As keras/src/utils/file_utils.py, get_file, says it.
@@ -21,6 +22,7 @@ KINDS = {
     "model.safetensors": ["model.safetensors"],
     "model.safetensors.index.json": ["model-*.safetensors", "model.safetensors.index.json"],
     "pytorch_model.bin": ["pytorch_model.bin"],
+    keras_hub.BACKBONE_WEIGHTS: list(keras_hub.FILES),
 }
 _BROKEN_OFF = (ConnectionError, TimeoutError, http.client.HTTPException)
 
@@ -90,3 +92,37 @@ def fetch_repository(repository: str) -> Path:
         ) from error
 
     return folder
+
+
+def fetch_preset(handle: str) -> Path:
+    """Fetch a preset of keras-hub from Kaggle into kagglehub's cache.
+
+    Args:
+        handle: As keras-hub has it, such as
+            keras/deit/keras/deit_tiny_distilled_patch16_224_imagenet.
+    Returns:
+        Its folder.
+    Raises:
+        ImportError: If keras-hub is not installed, whose library for Kaggle fetches it.
+        FileNotFoundError: If it is neither there nor to be had.
+    """
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise ImportError(
+            f"kaggle://{handle} needs keras-hub, which is not installed: `pip install keras-hub`. "
+            "Or download the preset as a folder and pass that."
+        ) from error
+
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:  # of Kaggle's library, requests, or a handle that is none
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(
+            f"kaggle://{handle} is neither in the cache nor to be had from Kaggle "
+            f"({type(error).__name__}: {reason}). A name is kaggle://keras/deit/keras/PRESET. By "
+            "hand: download the preset on a machine with a connection, and pass its folder."
+        ) from error
+
+
+REMOTE = {"hf://": fetch_repository, "kaggle://": fetch_preset}

@@ -1,5 +1,5 @@
-"""A file or folder of weights, on disk or on the hub: safetensors, torch's .pth, .keras, in and
-out.
+"""A file or folder of weights, on disk or on a hub: safetensors, torch's .pth, keras-hub's presets,
+.keras, in and out.
 
 Tensors are read one at a time, so that loading costs no second copy of a model. Layouts of the
 folders: huggingface/transformers (config.json, model.safetensors) and timm/models/_hub.py (the same
@@ -21,8 +21,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
+from deit_tf.weights import keras_hub
 from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
-from deit_tf.weights.downloads import fetch_repository
+from deit_tf.weights.downloads import REMOTE
 from deit_tf.weights.names import (
     Layout,
     State,
@@ -38,7 +39,7 @@ from deit_tf.weights.torch_files import TORCH_SUFFIXES, read_torch
 
 log = logging.getLogger(__name__)
 
-HUB = "hf://"
+FolderLayout = Literal["timm", "huggingface", "keras-hub"]
 SAFETENSORS = "model.safetensors"
 INDEX = f"model{INDEX_SUFFIX}"  # of several files
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth", "model_best.pth.tar")
@@ -52,19 +53,23 @@ def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
         source: A `.safetensors` file, or the `.index.json` of several; a `.pth`, `.pt` or `.bin`
             file of torch; a folder of Hugging Face or timm with config.json; a `.keras` file or run
             directory; or `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of
-            the Hugging Face hub, which is downloaded once. After a file of torch `#ema` takes the
-            moving average that a training run keeps in it.
+            the Hugging Face hub, which is downloaded once; a folder of a preset of keras-hub, or
+            `kaggle://keras/deit/keras/PRESET`, where keras-hub is installed. After a file of torch
+            `#ema` takes the moving average that a training run keeps in it.
     Returns:
         What `load_reference` takes, and what the files beside it tell.
     Raises:
         FileNotFoundError: If there is no such file, or the hub cannot be reached; it says how to
             place the file by hand.
         ValueError: If a file is damaged, or not what its name says.
-        ImportError: For a file of torch where torch is not installed.
+        ImportError: For a file of torch or a name of Kaggle, where torch or keras-hub is not
+            installed.
     """
-    if str(source).startswith(HUB):
-        return read_weights(fetch_repository(str(source).removeprefix(HUB)))
+    if remote := remote_prefix(source):
+        return read_weights(REMOTE[remote](str(source).removeprefix(remote)))
     path, average = split_choice(source)
+    if (path / keras_hub.BACKBONE_WEIGHTS).is_file():
+        return keras_hub.read_preset(path)
     if path.is_dir():
         path = _file_in(path)
     if not path.is_file():
@@ -88,6 +93,11 @@ def _tensors(path: Path, average: bool) -> Tensors:
         allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
         raise ValueError(f"Weights end in {allowed}. Received: {path}")
     return read_safetensors(path)
+
+
+def remote_prefix(source: str | Path) -> str | None:
+    """The prefix of a hub that `source` lies on; None of a file or folder."""
+    return next((prefix for prefix in REMOTE if str(source).startswith(prefix)), None)
 
 
 def split_choice(source: str | Path) -> tuple[Path, bool]:
@@ -148,19 +158,19 @@ def write_weights(
     model: keras.Model,
     folder: str | Path,
     *,
-    layout: Layout = "timm",
+    layout: FolderLayout = "timm",
     labels: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any],
 ) -> Path:
-    """Write model.safetensors and config.json (Hugging Face: preprocessor_config.json as well), all
-    or nothing.
+    """Write model.safetensors and config.json (Hugging Face: preprocessor_config.json as well), or
+    a preset of keras-hub, all or nothing.
 
-    transformers and timm load the folder; so does `read_weights`, bit for bit.
+    The library loads the folder; so does `read_weights`, bit for bit.
 
     Args:
         model: What build_deit made; a RegNetY in timm's layout as well.
         folder: The folder to make.
-        layout: Whose names and config: `timm` or `huggingface`.
+        layout: Whose names and config: `timm`, `huggingface` or `keras-hub`.
         labels: Class names by class.
         preprocessing: What `ImageProcessor.to_preprocessor_config(layout)` gives.
     Returns:
@@ -173,7 +183,29 @@ def write_weights(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
-    state = to_reference(model, layout)
+    state = to_reference(model, "huggingface" if layout == "huggingface" else "timm")
+    _check_layout(model, state, layout)
+    if labels is not None and len(labels) != model.output_shape[-1]:
+        raise ValueError(
+            f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
+        )
+    write = keras_hub.write_preset if layout == "keras-hub" else partial(_write_folder, layout)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staged = partial_folder / folder.name
+        staged.mkdir()
+        write(model, state, staged, labels, preprocessing)
+        os.rename(staged, folder)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+    return folder
+
+
+def _check_layout(model: keras.Model, state: State, layout: FolderLayout) -> None:
+    """Refuse a model that a library has no class for, or would complete by chance."""
     deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
     if not deit and "head.fc.weight" not in state:  # that of a RegNetY
         raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
@@ -181,36 +213,44 @@ def write_weights(
         raise ValueError(
             "`model` has a distillation token and no distillation head, as `distill.train_heads` "
             "cls makes it, and timm knows no such model: its loader would draw that head at "
-            "random. Take `layout` huggingface, which does (DeiTForImageClassification), or train "
-            f"one with both heads. Received: {model.name}"
+            "random. Take `layout` huggingface (DeiTForImageClassification) or keras-hub, which "
+            f"do, or train one with both heads. Received: {model.name}"
         )
-    if labels is not None and len(labels) != model.output_shape[-1]:
+    if layout != "keras-hub":
+        return
+
+    others = [key for key in state if ".ls1." in key]
+    if "dist_token" not in state or others:
         raise ValueError(
-            f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
+            "keras-hub's DeiT has a distillation token and no LayerScale: take `layout` timm. "
+            f"Received: {model.name}"
+        )
+    if "head_dist.weight" in state:
+        log.warning(
+            "keras-hub's DeiT has the class head alone: %s answers there by that head, and here by "
+            "the mean of both.",
+            model.name,
         )
 
+
+def _write_folder(
+    layout: Layout,
+    model: keras.Model,
+    state: State,
+    folder: Path,
+    labels: Sequence[str] | None,
+    preprocessing: Mapping[str, Any],
+) -> None:
+    """The files of a folder of transformers or timm."""
     files = {CONFIG: CONFIGS[layout](model, state, labels, preprocessing)}
     if layout == "huggingface":
         files[PREPROCESSOR] = preprocessing
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
-    try:
-        staged = partial_folder / folder.name
-        staged.mkdir()
-        for name, content in files.items():
-            (staged / name).write_text(json.dumps(content, indent=2) + "\n")
-        save_file(
-            state, staged / SAFETENSORS, metadata={"format": "pt"}
-        )  # transformers asks for this mark
-        os.chmod(
-            staged / SAFETENSORS, (staged / CONFIG).stat().st_mode
-        )  # save_file makes it for its owner alone
-        os.rename(staged, folder)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-    return folder
+    file = folder / SAFETENSORS
+    save_file(state, file, metadata={"format": "pt"})  # transformers asks for this mark
+    os.chmod(file, (folder / CONFIG).stat().st_mode)  # save_file makes it for its owner alone
 
 
 def _file_in(folder: Path) -> Path:
