@@ -27,7 +27,7 @@ from deit_tf.distillation.multilabel import MultilabelDistiller
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_labels import Cache, open_cache, student_processor
 from deit_tf.distillation.teacher_sources import build_teacher, load_teacher
-from deit_tf.models import heads
+from deit_tf.models import class_head
 from deit_tf.models.mimetic import mimetic_init
 from deit_tf.training.trainer import LabelTrainer, MaskedTrainer, Trainer
 from deit_tf.zoo import create_masked_model, create_model
@@ -186,7 +186,7 @@ def _build_student(config: TrainConfig, classes: int) -> keras.Model:
     if config.model.init == "mimetic":
         mimetic_init(student, config.seed)
     if config.distill.train_heads == "cls":
-        student = keras.Model(student.input, heads(student).output["cls"], name=student.name)
+        student = class_head(student)
     return student
 
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import keras
 
 from deit_tf.config import ModelConfig, Size
-from deit_tf.models.deit import build_deit
+from deit_tf.models.deit import build_deit, class_head
 from deit_tf.models.masked import build_masked_on
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import TEST_MODEL, VARIANTS, check_name, find_variant
 from deit_tf.weights.configs import CONFIG, Facts
 from deit_tf.weights.files import load_weights, read_weights
-from deit_tf.weights.names import State, describe
+from deit_tf.weights.names import State, describe, has_class_head_alone
 
 
 def create_model(
@@ -40,7 +40,8 @@ def create_model(
             a `.keras` file or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon
             of their layer norms is kept.
         heads: `new` passes over the heads of the weights, `keep` insists on them; by default they
-            are kept, but where `num_classes` is given and they are others.
+            are kept, but where `num_classes` is given and they are others. Weights with a
+            distillation token and a class head alone, kept, give a model with that head alone.
         **overrides: Other fields of `ModelConfig`, such as `patch_size` or `layer_norm_eps`.
     Returns:
         A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
@@ -164,7 +165,7 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
         (name for name, variant in VARIANTS.items() if _same_shape(variant, config)), "deit"
     )
     config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
-    model = build_deit(config, name=published)
+    model = _as_heads_are(build_deit(config, name=published), state)
     load_weights(model, state, facts, heads="keep")
 
     return model, facts
@@ -211,8 +212,17 @@ def _with_weights(
         config = replace(config, num_classes=classes)
         heads = heads or "keep"  # whoever asks for no other classes wants these heads
     model = build_deit(config, name=name)
+    if heads == "keep":
+        model = _as_heads_are(model, state)
     load_weights(model, state, facts, heads)
     return model
+
+
+def _as_heads_are(model: keras.Model, state: State) -> keras.Model:
+    """The model with the class head alone where its weights have no other beside a distillation
+    token; the mean of it and a head drawn at random would be nobody's answer.
+    """
+    return class_head(model) if has_class_head_alone(state) else model
 
 
 def _regnety_with_weights(

@@ -23,7 +23,7 @@ from deit_tf.evaluation.evaluate import evaluate
 from deit_tf.models.variants import VARIANTS, count_parameters
 from deit_tf.native_log import LEVEL, quiet_native_log, reports_error
 from deit_tf.training.interruption import StopRequest
-from deit_tf.weights.names import Layout
+from deit_tf.weights.files import FolderLayout
 
 OF_SETTINGS = ("train", "train-teacher", "label", "plan", "preview")
 
@@ -195,7 +195,7 @@ def test_evaluate_takes_what_the_function_takes():
     assert path.name == "path"
     declared = {name: kind for name, (kind, _) in parsers.EVALUATION.items()}
     assert declared == {each.name: each.annotation for each in others}
-    assert set(get_args(parsers.LAYOUTS)) == set(get_args(Layout))
+    assert set(get_args(parsers.LAYOUTS)) == set(get_args(FolderLayout))
 
 
 def stand_in(run, name="models", monkeypatch=None):

@@ -11,7 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "requirements.txt").read_text().splitlines()
 NAMED = {re.match(r"[\w-]+", line)[0].replace("_", "-").lower() for line in LINES if line[0] != "#"}
-OPTIONAL = {"keras_hub", "torch"}  # an error says how to install them, where they are asked for
+OPTIONAL = {
+    "kagglehub",
+    "keras_hub",
+    "torch",
+}  # an error says how to install them, where they are asked for
 OWN = {"deit_tf", *(path.stem for path in (ROOT / "export").glob("*.py"))}
 
 

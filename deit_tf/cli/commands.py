@@ -275,7 +275,7 @@ COMMANDS = {
     ),
     "predict": Command("name what is in image files", parsers.prediction_parser, _predict),
     "convert": Command(
-        "write weights for transformers or timm", parsers.conversion_parser, _convert
+        "write weights for transformers, timm or keras-hub", parsers.conversion_parser, _convert
     ),
     "models": Command(
         "list the models by name", parsers.new_parser, _models, needs_tensorflow=False

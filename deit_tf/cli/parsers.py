@@ -15,7 +15,7 @@ from deit_tf.config import TrainConfig
 from deit_tf.config_files import BOUNDED_YAML
 
 PROGRAM = "deit-tf"
-LAYOUTS = Literal["huggingface", "timm"]
+LAYOUTS = Literal["huggingface", "timm", "keras-hub"]
 MODEL_FORMS = "a run, .keras file, SavedModel, .tflite file or weights; hf://... as well"
 
 

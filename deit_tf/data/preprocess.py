@@ -196,16 +196,20 @@ class ImageProcessor:
         )
 
     def to_preprocessor_config(self, layout: str = "huggingface") -> dict[str, Any]:
-        """The opposite of `from_preprocessor_config`, for transformers or for timm.
+        """The opposite of `from_preprocessor_config`, for transformers, timm or keras-hub.
 
         Args:
-            layout: `huggingface`, or `timm` for the `pretrained_cfg` of its config.json.
+            layout: `huggingface`; `timm` for the `pretrained_cfg` of its config.json; `keras-hub`
+                for the image converter of a preset, which cuts no border off: `before_crop` is
+                lost there.
         Raises:
             ValueError: If timm, which knows ratios alone, has none for `resize_to`.
         """
         described = (self.size, self.before_crop, self.interpolation, self.mean, self.std)
         if layout == "timm":
             return processor_formats.to_timm(*described, self.crop_ratio)
+        if layout == "keras-hub":
+            return processor_formats.to_keras_hub(*described)
         return processor_formats.to_huggingface(*described)
 
     @property

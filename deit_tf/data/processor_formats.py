@@ -1,8 +1,10 @@
-"""How Hugging Face and timm write down what a model expects of its images: plain dicts, no pixels.
+"""How Hugging Face, timm and keras-hub write down what a model expects of its images: plain dicts,
+no pixels.
 
 The files may come from anyone: every entry is checked for its type and range.
 
-Formats: transformers, image_processing_deit.py and image_processing_bit.py; timm/data/config.py.
+Formats: transformers, image_processing_deit.py and image_processing_bit.py; timm/data/config.py;
+keras_hub/src/layers/preprocessing/image_converter.py.
 """
 
 import math
@@ -14,6 +16,7 @@ from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, Size, Triple
 
 INTERPOLATIONS = {3: "bicubic", 2: "bilinear"}  # by Pillow's number
 FILES = ("preprocessor_config.json", "config.json")
+_CONVERTER = "crop_to_aspect_ratio"  # of keras-hub's ImageConverter alone
 
 
 def find(path: Path) -> Path:
@@ -37,7 +40,9 @@ def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:
     config = config.get("pretrained_cfg", config)
     if not isinstance(config, Mapping):
         raise _wrong("pretrained_cfg", "an object", config)
-    return _from_timm(config) if "input_size" in config else _from_huggingface(config)
+    if "input_size" in config:
+        return _from_timm(config)
+    return _from_keras_hub(config) if _CONVERTER in config else _from_huggingface(config)
 
 
 def to_huggingface(
@@ -86,6 +91,23 @@ def to_timm(
         "crop_mode": "center" if isinstance(before, int) else "squash",
         "mean": list(mean),
         "std": list(std),
+    }
+
+
+def to_keras_hub(
+    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple
+) -> dict[str, Any]:
+    """The same as the image converter of a preset, which maps pixels 0..255 to scale * pixel +
+    offset, and resizes to `size` at once, without a border to cut off.
+    """
+    return {
+        "image_size": list(size),
+        "scale": [1 / (255 * s) for s in std],
+        "offset": [-m / s for m, s in zip(mean, std, strict=True)],
+        "interpolation": interpolation,
+        "antialias": True,
+        _CONVERTER: isinstance(before, int),
+        "pad_to_aspect_ratio": False,
     }
 
 
@@ -148,6 +170,37 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "std": _triple(config, "std", IMAGENET_STD),
         "interpolation": interpolation,
     }
+
+
+def _from_keras_hub(config: Mapping[str, Any]) -> dict[str, Any]:
+    _only(config, "pad_to_aspect_ratio", False)
+    size = _sides(config.get("image_size"), "image_size")
+    size = (size, size) if isinstance(size, int) else size
+    interpolation = config.get("interpolation", "bilinear")
+    if interpolation not in INTERPOLATIONS.values():
+        raise _wrong("interpolation", "bicubic or bilinear", interpolation)
+
+    scale, offset = (
+        _triple({name: _repeated(config.get(name, default))}, name, ())
+        for name, default in (("scale", 1.0), ("offset", 0.0))
+    )
+    if not all(s > 0 for s in scale):
+        raise _wrong("scale", "three numbers above 0", scale)
+    std = tuple(1 / (255 * s) for s in scale)
+    crops = config[_CONVERTER]
+    return {
+        "image_size": size,
+        # Of a square the largest is taken; another shape is taken out of the longer side.
+        "resize_to": max(size) if crops else size,
+        "mean": tuple(-o * s for o, s in zip(offset, std, strict=True)),
+        "std": std,
+        "interpolation": interpolation,
+    }
+
+
+def _repeated(value: Any) -> Any:
+    """One number for every channel as three."""
+    return (value,) * 3 if isinstance(value, int | float) else value
 
 
 def _sides(value: Any, name: str) -> Size:

@@ -30,7 +30,9 @@ from deit_tf.distillation.teacher import Teacher
 from deit_tf.files import sha256
 from deit_tf.object_store import StorePath, local_or_stored, read_beginning
 from deit_tf.runs import RunFolder
-from deit_tf.weights.files import SAFETENSORS, TORCH_FILES
+from deit_tf.weights.files import AVERAGE, INDEX, SAFETENSORS, TORCH_FILES, split_choice
+from deit_tf.weights.keras_hub import BACKBONE_WEIGHTS, TASK_WEIGHTS
+from deit_tf.weights.tensors import INDEX_SUFFIX, shard_files
 
 Facts = dict[str, Any]
 
@@ -151,17 +153,35 @@ def teacher_facts(teacher: Teacher, name: str) -> Facts:
 
 
 def teacher_files(name: str) -> str | None:
-    """Checksum of the file of weights that `distill.teacher` names, without loading it.
+    """Checksum of the weights that `distill.teacher` names, of all their files, without loading.
 
     None where it is not on this machine.
     """
     _, _, file = name.partition(":")
-    path = next((Path(each) for each in (name, file) if each and Path(each).exists()), None)
-    if path is not None and path.is_dir():
-        others = (path / weights for weights in (SAFETENSORS, *TORCH_FILES))
-        files = (RunFolder(path).find_model(), *others)
-        path = next((file for file in files if file is not None and file.is_file()), None)
-    return None if path is None else sha256(path)
+    choices = (split_choice(each) for each in (name, file) if each)
+    path, average = next((each for each in choices if each[0].exists()), (None, False))
+    files = [] if path is None else _weight_files(path)
+    if not files:
+        return None
+    checksums = [sha256(file) for file in files]
+    if len(files) == 1:
+        return checksums[0] + AVERAGE * average
+    return hashlib.sha256("".join(checksums).encode()).hexdigest()
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that hold the weights of a run, a folder or a file; none where there are none."""
+    if path.is_dir():
+        if model := RunFolder(path).find_model():
+            return [model]
+        if (path / BACKBONE_WEIGHTS).is_file():
+            both = (path / BACKBONE_WEIGHTS, path / TASK_WEIGHTS)
+            return [file for file in both if file.is_file()]
+        others = (path / weights for weights in (SAFETENSORS, INDEX, *TORCH_FILES))
+        path = next((file for file in others if file.is_file()), path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return shard_files(path)
+    return [path] if path.is_file() else []
 
 
 def software() -> dict[str, str]:

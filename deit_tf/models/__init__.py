@@ -11,6 +11,7 @@ _PLACES = {
     "attention_maps": "features",
     "build_deit": "deit",
     "build_masked": "masked",
+    "class_head": "deit",
     "heads": "deit",
     "list_models": "variants",
 }

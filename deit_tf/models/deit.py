@@ -79,6 +79,20 @@ def heads(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name=f"{model.name}_heads")
 
 
+def class_head(model: keras.Model) -> keras.Model:
+    """Give a DeiT the logits of its class head alone; the layers are shared with `model`.
+
+    A distilled model keeps its distillation token, as DeiTForImageClassification of Hugging Face
+    and keras-hub's DeiT do.
+
+    Returns:
+        A model of the same name, from the same images to float32 [B, C] logits.
+    Raises:
+        ValueError: If `model` has no layer named `head`.
+    """
+    return keras.Model(model.input, heads(model).output["cls"], name=model.name)
+
+
 def _drop_path_rates(config: ModelConfig) -> list[float]:
     """Stochastic depth of each block, from the first to the last."""
     first = config.drop_path_rate if config.uniform_drop_path else 0.0

@@ -17,7 +17,7 @@ from deit_tf.exporting.activations import SIGMOID, SOFTMAX
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
 from deit_tf.models.parts import image_size
 from deit_tf.runs.folder import RunFolder, run_config
-from deit_tf.weights.files import HUB, load_keras
+from deit_tf.weights.files import load_keras, remote_prefix, split_choice
 from deit_tf.zoo import restore_model
 
 log = logging.getLogger(__name__)
@@ -122,9 +122,11 @@ def _class_names(file: Path, model: keras.Model) -> tuple[str, ...] | None:
 
 def is_keras(source: str | Path) -> bool:
     """Whether `source` is ours to load: a run, a `.keras` file, or nothing at all."""
-    if str(source).startswith(HUB):
+    if remote_prefix(source):
         return False
-    path = Path(source)
+    path, average = split_choice(source)
+    if average:
+        return False
     return not path.exists() or path.suffix == ".keras" or RunFolder(path).find_model() is not None
 
 

@@ -15,6 +15,7 @@ import keras
 
 from deit_tf.config import MAX_SIDE, check_epsilon
 from deit_tf.files import check_class_names, read_json
+from deit_tf.weights.names import is_huggingface
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ def facts_beside(path: Path, keys: Iterable[str]) -> Facts:
     """
     config = _read(path.with_name(CONFIG))
     preprocessor = _read(path.with_name(PREPROCESSOR))
-    theirs = any(key.startswith(("deit.", "vit.")) for key in keys)
-    eps = HUGGING_FACE_EPS if theirs else TIMM_EPS
+    eps = HUGGING_FACE_EPS if is_huggingface(keys) else TIMM_EPS
     if config is None:
         return Facts(str(path), layer_norm_eps=eps, preprocessor=preprocessor)
     try:
@@ -81,7 +81,7 @@ def _facts(source: str, config: Mapping[str, Any], preprocessor: dict[str, Any] 
     check_epsilon(eps)
 
     heads = config.get("num_attention_heads") or arguments.get("num_heads")
-    if heads is not None and not _is_count(heads):
+    if heads is not None and not is_count(heads):
         raise _wrong("num_attention_heads", "a whole number above 0", heads)
     architecture = config.get("architecture")
     if not isinstance(architecture, str | None):
@@ -105,7 +105,7 @@ def _image_size(config: Mapping[str, Any], pretrained: Mapping[str, Any]) -> tup
     if not size:
         return None
     pair = tuple(size) if isinstance(size, list) else (size, size)
-    if len(pair) != 2 or not all(_is_count(side) and side <= MAX_SIDE for side in pair):
+    if len(pair) != 2 or not all(is_count(side) and side <= MAX_SIDE for side in pair):
         allowed = f"the image size, one or two whole numbers from 1 to {MAX_SIDE}"
         raise _wrong("image_size", allowed, size)
     return pair
@@ -144,7 +144,8 @@ def _object(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return entry
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether an entry of a file is a whole number above 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -159,10 +160,10 @@ def first_block(model: keras.Model) -> dict[str, Any]:
 
 
 def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
-    """config.json of DeiTForImageClassificationWithTeacher, or of ViTForImageClassification for a
-    plain model.
-    """
-    distilled = any("distillation_token" in key for key in state)
+    """config.json of the class of transformers that has the tokens and heads of the model."""
+    distilled = "deit.embeddings.distillation_token" in state
+    with_teacher = "WithTeacher" if "distillation_classifier.weight" in state else ""
+    architecture = f"DeiTForImageClassification{with_teacher}"
     block = first_block(model)
     height, width = model.input_shape[1:3]
     (patch,) = (
@@ -173,9 +174,7 @@ def _huggingface_config(model, state, labels, preprocessing) -> dict[str, Any]:
     names = labels or [f"LABEL_{i}" for i in range(model.output_shape[-1])]
 
     return {
-        "architectures": [
-            "DeiTForImageClassificationWithTeacher" if distilled else "ViTForImageClassification"
-        ],
+        "architectures": [architecture if distilled else "ViTForImageClassification"],
         "model_type": "deit" if distilled else "vit",
         "hidden_size": patch[0],
         "num_hidden_layers": sum(key.endswith("layernorm_before.weight") for key in state),

@@ -1,111 +1,111 @@
-"""A file or folder of weights, on disk or on the hub: safetensors, torch's .pth, .keras, in and
-out.
+"""A file or folder of weights, on disk or on a hub: safetensors, torch's .pth, keras-hub's presets,
+.keras, in and out.
 
 Tensors are read one at a time, so that loading costs no second copy of a model. Layouts of the
 folders: huggingface/transformers (config.json, model.safetensors) and timm/models/_hub.py (the same
 two names).
 """
 
-import argparse
 import json
 import logging
 import os
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deit_tf.files import CLASS_NAMES_FILE, read_class_names
+from deit_tf.weights import keras_hub
 from deit_tf.weights.configs import CONFIG, CONFIGS, PREPROCESSOR, Facts, facts_beside, first_block
+from deit_tf.weights.downloads import REMOTE
 from deit_tf.weights.names import (
     Layout,
     State,
     describe,
+    has_pooler,
     input_size,
     load_reference,
     same_heads,
     to_reference,
 )
+from deit_tf.weights.tensors import INDEX_SUFFIX, Tensors, read_safetensors, read_shards
+from deit_tf.weights.torch_files import TORCH_SUFFIXES, read_torch
 
 log = logging.getLogger(__name__)
 
-HUB = "hf://"
+FolderLayout = Literal["timm", "huggingface", "keras-hub"]
 SAFETENSORS = "model.safetensors"
-TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth")
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
-# A key that may precede the model's own, and the key under which a training checkpoint keeps the
-# model.
-_PARALLEL, _NESTED = "module.", "model"
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """Arrays that are read when they are asked for, and not kept.
-
-    Args:
-        readers: What reads each, by key.
-    """
-
-    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]):
-        self._readers = dict(readers)
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        """The array, a float of less than 32 bits as float32."""
-        array = self._readers[key]()
-        return (
-            array.astype(np.float32)
-            if array.dtype.itemsize < 4 and array.dtype.kind in "fV"
-            else array
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
+INDEX = f"model{INDEX_SUFFIX}"  # of several files
+TORCH_FILES = ("pytorch_model.bin", "model.pth", "checkpoint.pth", "model_best.pth.tar")
+AVERAGE = "#ema"  # after a file: the moving average in it
 
 
 def read_weights(source: str | Path) -> tuple[Tensors, Facts]:
     """Open weights, to be read tensor by tensor.
 
     Args:
-        source: A `.safetensors` file; a `.pth`, `.pt` or `.bin` file of torch; a folder of Hugging
-            Face or timm with config.json; a `.keras` file or run directory; or
-            `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of the Hugging
-            Face hub, which is downloaded once.
+        source: A `.safetensors` file, or the `.index.json` of several; a `.pth`, `.pt` or `.bin`
+            file of torch; a folder of Hugging Face or timm with config.json; a `.keras` file or run
+            directory; or `hf://ORGANIZATION/NAME`, with `@REVISION` if need be, for a repository of
+            the Hugging Face hub, which is downloaded once; a folder of a preset of keras-hub, or
+            `kaggle://keras/deit/keras/PRESET`, where keras-hub is installed. After a file of torch
+            `#ema` takes the moving average that a training run keeps in it.
     Returns:
         What `load_reference` takes, and what the files beside it tell.
     Raises:
         FileNotFoundError: If there is no such file, or the hub cannot be reached; it says how to
             place the file by hand.
         ValueError: If a file is damaged, or not what its name says.
-        ImportError: For a file of torch where torch is not installed.
+        ImportError: For a file of torch or a name of Kaggle, where torch or keras-hub is not
+            installed.
     """
-    if str(source).startswith(HUB):
-        return read_weights(_download(str(source).removeprefix(HUB)))
-    path = Path(source).expanduser()
+    if remote := remote_prefix(source):
+        return read_weights(REMOTE[remote](str(source).removeprefix(remote)))
+    path, average = split_choice(source)
+    if (path / keras_hub.BACKBONE_WEIGHTS).is_file():
+        return keras_hub.read_preset(path)
     if path.is_dir():
         path = _file_in(path)
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}: no such file or folder.")
-    if path.suffix == ".keras":
+    if path.suffix == ".keras" and not average:
         return _read_keras(path)
-    if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        tensors = _read_torch(path)
-    else:
-        allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
-        raise ValueError(f"Weights end in {allowed}. Received: {path}")
+    tensors = _tensors(path, average)
 
     return tensors, facts_beside(path, tensors)
+
+
+def _tensors(path: Path, average: bool) -> Tensors:
+    """The tensors of another library's file, by the end of its name."""
+    if path.name.endswith(TORCH_SUFFIXES):
+        return read_torch(path, average)
+    if average:
+        raise ValueError(f"`{AVERAGE}` is for files of torch, and {path} is none. Leave it out.")
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_shards(path)
+    if path.suffix != ".safetensors":
+        allowed = ", ".join((".safetensors", ".keras", *TORCH_SUFFIXES))
+        raise ValueError(f"Weights end in {allowed}. Received: {path}")
+    return read_safetensors(path)
+
+
+def remote_prefix(source: str | Path) -> str | None:
+    """The prefix of a hub that `source` lies on; None of a file or folder."""
+    return next((prefix for prefix in REMOTE if str(source).startswith(prefix)), None)
+
+
+def split_choice(source: str | Path) -> tuple[Path, bool]:
+    """A path, and whether `#ema` stands after it; a file of that very name goes first."""
+    path = Path(source).expanduser()
+    if path.name.endswith(AVERAGE) and not path.exists():
+        return path.with_name(path.name.removesuffix(AVERAGE)), True
+    return path, False
 
 
 def load_weights(
@@ -136,6 +136,8 @@ def load_weights(
             model.name,
         )
 
+    if has_pooler(state):
+        log.info("%s has a pooler, which classifies nothing: it is passed over.", facts.source)
     side = described.get("image_size")
     if patch and (size or (side, side)) != input_size(model):
         theirs = size or (side, side)
@@ -156,19 +158,19 @@ def write_weights(
     model: keras.Model,
     folder: str | Path,
     *,
-    layout: Layout = "timm",
+    layout: FolderLayout = "timm",
     labels: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any],
 ) -> Path:
-    """Write model.safetensors and config.json (Hugging Face: preprocessor_config.json as well), all
-    or nothing.
+    """Write model.safetensors and config.json (Hugging Face: preprocessor_config.json as well), or
+    a preset of keras-hub, all or nothing.
 
-    transformers and timm load the folder; so does `read_weights`, bit for bit.
+    The library loads the folder; so does `read_weights`, bit for bit.
 
     Args:
         model: What build_deit made; a RegNetY in timm's layout as well.
         folder: The folder to make.
-        layout: Whose names and config: `timm` or `huggingface`.
+        layout: Whose names and config: `timm`, `huggingface` or `keras-hub`.
         labels: Class names by class.
         preprocessing: What `ImageProcessor.to_preprocessor_config(layout)` gives.
     Returns:
@@ -181,41 +183,20 @@ def write_weights(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
-    state = to_reference(model, layout)
-    deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
-    if not deit and "head.fc.weight" not in state:  # that of a RegNetY
-        raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
-    if _has(state, "dist_token", "distillation_token") and not _has(
-        state, "head_dist.weight", "distillation_classifier.weight"
-    ):
-        raise ValueError(
-            f"`model` has a distillation token and no distillation head, as `distill.train_heads` "
-            f"cls makes it, and {layout} knows no such model: its loader would draw that head at "
-            "random. Train one with both heads, or export a SavedModel or .tflite file. Received: "
-            f"{model.name}"
-        )
+    state = to_reference(model, "huggingface" if layout == "huggingface" else "timm")
+    _check_layout(model, state, layout)
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(
             f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
         )
+    write = keras_hub.write_preset if layout == "keras-hub" else partial(_write_folder, layout)
 
-    files = {CONFIG: CONFIGS[layout](model, state, labels, preprocessing)}
-    if layout == "huggingface":
-        files[PREPROCESSOR] = preprocessing
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-
     try:
         staged = partial_folder / folder.name
         staged.mkdir()
-        for name, content in files.items():
-            (staged / name).write_text(json.dumps(content, indent=2) + "\n")
-        save_file(
-            state, staged / SAFETENSORS, metadata={"format": "pt"}
-        )  # transformers asks for this mark
-        os.chmod(
-            staged / SAFETENSORS, (staged / CONFIG).stat().st_mode
-        )  # save_file makes it for its owner alone
+        write(model, state, staged, labels, preprocessing)
         os.rename(staged, folder)
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
@@ -223,36 +204,58 @@ def write_weights(
     return folder
 
 
-def _download(repository: str) -> Path:
-    """The folder of a repository of the hub, in huggingface_hub's cache; a broken download is
-    resumed.
-    """
-    from huggingface_hub import (
-        errors,
-        snapshot_download,
-    )  # slow to import, and needed for the hub alone
+def _check_layout(model: keras.Model, state: State, layout: FolderLayout) -> None:
+    """Refuse a model that a library has no class for, or would complete by chance."""
+    deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
+    if not deit and "head.fc.weight" not in state:  # that of a RegNetY
+        raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
+    if layout == "timm" and "dist_token" in state and "head_dist.weight" not in state:
+        raise ValueError(
+            "`model` has a distillation token and no distillation head, as `distill.train_heads` "
+            "cls makes it, and timm knows no such model: its loader would draw that head at "
+            "random. Take `layout` huggingface (DeiTForImageClassification) or keras-hub, which "
+            f"do, or train one with both heads. Received: {model.name}"
+        )
+    if layout != "keras-hub":
+        return
 
-    name, _, revision = repository.partition("@")
-    fetch = partial(snapshot_download, name, revision=revision or None)
-    try:
-        folder = Path(fetch(allow_patterns=[CONFIG, PREPROCESSOR, SAFETENSORS]))
-        if not (folder / SAFETENSORS).exists():
-            folder = Path(fetch(allow_patterns=[CONFIG, PREPROCESSOR, TORCH_FILES[0]]))
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{HUB}{repository} is neither in the cache nor to be had from the hub "
-            f"({type(error).__name__}: {reason}). By hand: fetch {SAFETENSORS}, {CONFIG} and "
-            f"{PREPROCESSOR} from https://huggingface.co/{name}/tree/main on a machine with a "
-            "connection, put them into one folder, and pass that folder instead."
-        ) from error
+    others = [key for key in state if ".ls1." in key]
+    if "dist_token" not in state or others:
+        raise ValueError(
+            "keras-hub's DeiT has a distillation token and no LayerScale: take `layout` timm. "
+            f"Received: {model.name}"
+        )
+    if "head_dist.weight" in state:
+        log.warning(
+            "keras-hub's DeiT has the class head alone: %s answers there by that head, and here by "
+            "the mean of both.",
+            model.name,
+        )
 
-    return folder
+
+def _write_folder(
+    layout: Layout,
+    model: keras.Model,
+    state: State,
+    folder: Path,
+    labels: Sequence[str] | None,
+    preprocessing: Mapping[str, Any],
+) -> None:
+    """The files of a folder of transformers or timm."""
+    files = {CONFIG: CONFIGS[layout](model, state, labels, preprocessing)}
+    if layout == "huggingface":
+        files[PREPROCESSOR] = preprocessing
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    file = folder / SAFETENSORS
+    save_file(state, file, metadata={"format": "pt"})  # transformers asks for this mark
+    os.chmod(file, (folder / CONFIG).stat().st_mode)  # save_file makes it for its owner alone
 
 
 def _file_in(folder: Path) -> Path:
     """The file of weights in a folder."""
-    names = (SAFETENSORS, *TORCH_FILES)
+    names = (SAFETENSORS, INDEX, *TORCH_FILES)
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     file = file or _keras_file_in(folder)
     if file is None:
@@ -271,81 +274,6 @@ def _keras_file_in(folder: Path) -> Path | None:
     if len(models) > 1:
         raise ValueError(f"{folder} holds several models; name one: {', '.join(models)} (.keras)")
     return files[models[0]] if models else None
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    try:
-        with safe_open(path, "np") as file:
-            keys = list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file: {error}. Fetch it again, or check what it is."
-        ) from error
-
-    def read(key: str) -> np.ndarray:
-        # Opened anew each time: an open file is mapped into memory, and every page that was read
-        # stays there.
-        with safe_open(path, "np") as file:
-            return file.get_tensor(key)
-
-    return Tensors({key: partial(read, key) for key in keys})
-
-
-def _read_torch(path: Path) -> Tensors:
-    state = _torch_state(path)
-    keys = list(state)
-    if zipfile.is_zipfile(path):
-        # mapped into memory, where every page that was read would stay: opened anew for each tensor
-        state = None
-
-    def read(key: str) -> np.ndarray:
-        tensor = (state or _torch_state(path))[key]
-        return (
-            (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy(force=True).copy()
-        )
-
-    return Tensors({key.removeprefix(_PARALLEL): partial(read, key) for key in keys})
-
-
-def _torch_state(path: Path) -> Mapping[str, Any]:
-    """A state dict that torch saved; nothing in the file is run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a file of torch, which is not installed: `pip install torch` (CPU "
-            "suffices), or convert it where it is: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True)['model'], "
-            f"'{SAFETENSORS}')"
-        ) from error
-
-    try:
-        # The original's training checkpoints hold its arguments beside the model.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Only the zip format of torch 1.6 and later can be mapped into memory.
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    # an UnpicklingError, whose module is never imported here, or what a damaged file gives
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{path} is refused: it is damaged, or holds more than tensors "
-            f"({type(error).__name__}: {reason}). Loading more could run code of whoever made "
-            "it."
-        ) from error
-
-    nested = content.get(_NESTED) if isinstance(content, Mapping) else None
-    content = nested if isinstance(nested, Mapping) else content
-    if not isinstance(content, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in content.values()
-    ):
-        raise ValueError(
-            f"{path} holds no state dict: neither tensors by key, nor those under the key "
-            f"{_NESTED!r}."
-        )
-
-    return content
 
 
 def _read_keras(path: Path) -> tuple[Tensors, Facts]:

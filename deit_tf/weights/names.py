@@ -66,6 +66,10 @@ _TRANSFORMERS_5 = {
     "classifier": "head",
 }
 _HUGGINGFACE_FIRST = ("deit.", "cls_classifier.", "distillation_classifier.", "decoder.")
+# The trunk alone, as DeiTModel and ViTModel are saved, has no first word; a pooler may be with it.
+_TRUNK_ALONE = "embeddings."
+_POOLER = re.compile(r"^((deit|vit)\.)?pooler\.")
+_PASSED_OVER = re.compile(rf"{_POOLER.pattern}|num_batches_tracked$")
 _FROM_HUGGINGFACE = {**{theirs: ours for ours, theirs in _HUGGINGFACE.items()}, **_TRANSFORMERS_5}
 
 
@@ -152,6 +156,22 @@ def describe(state: State) -> dict[str, int | float | bool]:
     }
 
 
+def is_huggingface(keys: Iterable[str]) -> bool:
+    """Whether keys are those of a model of Hugging Face."""
+    return any(key.startswith(("deit.", "vit.", _TRUNK_ALONE)) for key in keys)
+
+
+def has_pooler(state: State) -> bool:
+    """Whether a state has the pooler of Hugging Face's DeiTModel, which no classifier uses."""
+    return any(_POOLER.match(key) for key in state)
+
+
+def has_class_head_alone(state: State) -> bool:
+    """Whether a state has a distillation token and one head, as DeiTForImageClassification."""
+    keys = _timm_names(state)
+    return "dist_token" in keys and _head_modules(keys) == {"head"}
+
+
 def same_heads(model: keras.Model, state: State) -> bool:
     """Whether a state has what a model has behind its trunk, for as many classes: classifiers, or
     the mask token and decoder of masked image modeling.
@@ -189,7 +209,8 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
     Args:
         model: What build_deit or build_regnet made.
         layout: `timm` (the original's as well) or `huggingface` (DeiT alone: a distilled model as
-            DeiTForImageClassificationWithTeacher has it, a plain one as ViTForImageClassification).
+            DeiTForImageClassificationWithTeacher has it, or, with the class head alone,
+            DeiTForImageClassification; a plain one as ViTForImageClassification).
     Raises:
         ValueError: If `layout` is neither, or Hugging Face has no name for a weight.
     """
@@ -208,11 +229,12 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
         raise ValueError(
             f"Hugging Face's DeiT has no name for {', '.join(nameless[:5])}. Use layout='timm'."
         )
-    if "dist_token" in state:
+    if "dist_token" not in state:
+        renamed = {re.sub(r"^deit\.", "vit.", key): array for key, array in renamed.items()}
+    if "head_dist.weight" in state:
         return renamed
-    plain = ((re.sub(r"^deit\.", "vit.", key), array) for key, array in renamed.items())
 
-    return {key.replace("cls_classifier", "classifier"): array for key, array in plain}
+    return {key.replace("cls_classifier", "classifier"): array for key, array in renamed.items()}
 
 
 def resize_pos_embed(
@@ -289,12 +311,17 @@ def _timm_names(state: State) -> dict[str, list[str]]:
     """The keys of a state of any layout by timm's names; a fused qkv may lie under three, in that
     order.
     """
-    named = {key: key for key in state if not key.endswith("num_batches_tracked")}
+    named = {key: key for key in state if not _PASSED_OVER.search(key)}
     # The original's models_v2.py has LayerScale's factors in the block itself.
     named = {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): key for name, key in named.items()}
-    if any(key.startswith(("deit.", "vit.")) for key in named):
+    if any(key.startswith(_TRUNK_ALONE) for key in named):
+        named = {f"deit.{name}": key for name, key in named.items()}
+    if is_huggingface(named):
         # The plain models lie on the hub as ViT, under the same names but for the first word.
-        named = {_rename(re.sub(r"^vit\.", "deit.", key), _FROM_HUGGINGFACE): key for key in named}
+        named = {
+            _rename(re.sub(r"^vit\.", "deit.", name), _FROM_HUGGINGFACE): key
+            for name, key in named.items()
+        }
     return _fuse_qkv(named)
 
 

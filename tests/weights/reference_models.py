@@ -2,6 +2,7 @@
 and ours in them.
 
 python reference_models.py make timm|huggingface NAME FOLDER     # weights, an image, the logits
+python reference_models.py make transformers CLASS FOLDER       # a small model, in several files
 python reference_models.py load timm|huggingface FOLDER          # logits of one written here
 """
 
@@ -89,6 +90,19 @@ def make_huggingface(name, folder):
     image = images(size, size)
     with torch.no_grad():
         save(folder, image, model(image).logits)
+
+
+def make_transformers(kind, folder):
+    import transformers
+
+    config = transformers.DeiTConfig(
+        hidden_size=192, num_attention_heads=3, intermediate_size=768, image_size=64, num_labels=7
+    )
+    model = randomize(getattr(transformers, kind)(config))
+    model.save_pretrained(folder, max_shard_size="5MB")
+    image = images(64, 64)
+    with torch.no_grad():
+        save(folder, image, model(image)[0])  # logits, or the last hidden state
 
 
 def load_timm(folder):

@@ -12,12 +12,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import deit_tf
+from deit_tf.models import class_head
 from deit_tf.weights.files import write_weights
 from deit_tf.zoo import create_regnety, restore_model
 
@@ -77,6 +79,21 @@ def test_every_variant(tmp_path, name, library, eps):
     (tmp_path / "model.safetensors").unlink()  # up to 350 MB each
 
 
+def test_one_head_beside_a_distillation_token_in_several_files(tmp_path):
+    run("make", "transformers", "DeiTForImageClassification", tmp_path)
+    assert len([*tmp_path.glob("model-*.safetensors")]) > 1
+    model, _ = restore_model(tmp_path)
+    assert difference(model, tmp_path) < TOLERANCE
+
+
+def test_a_bare_trunk(tmp_path):
+    run("make", "transformers", "DeiTModel", tmp_path)
+    model = deit_tf.create_model("deit_tiny_distilled_patch16_224", image_size=64, weights=tmp_path)
+    features = deit_tf.features(model)
+    trunk = keras.Model(features.input, features.output["tokens"])
+    assert difference(trunk, tmp_path) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["regnety_002", "regnety_160"])
 def test_regnety(tmp_path, name):
     run("make", "timm", name, tmp_path)
@@ -86,14 +103,17 @@ def test_regnety(tmp_path, name):
     (tmp_path / "model.safetensors").unlink()
 
 
-@pytest.mark.parametrize("distilled", [True, False])
+@pytest.mark.parametrize("kind", ["two heads", "class head", "plain"])
 @pytest.mark.parametrize(
     "size, protocol", [(32, "deit"), (32, "huggingface"), ((32, 48), "deit"), (384, "huggingface")]
 )
-def test_transformers_loads_what_was_converted(tmp_path, distilled, size, protocol):
+def test_transformers_loads_what_was_converted(tmp_path, kind, size, protocol):
+    distilled = kind != "plain"
     model = deit_tf.create_model(
         "deit_test", num_classes=4, image_size=size, distilled=distilled, layer_norm_eps=1e-6
     )
+    if kind == "class head":
+        model = class_head(model)
     processor = PROCESSOR(size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).with_protocol(protocol)
     out, labels = tmp_path / "out", ["ant", "bee", "cat", "dog"]
     write_weights(
