@@ -7,13 +7,16 @@ color jitter of torchvision.
 """
 
 import functools
+from collections.abc import Collection
 
 import keras_cv
 import tensorflow as tf
 
-from deit_tf.config import AugmentConfig, Triple
-from deit_tf.data.crop import DrawnBox, Size, decode_and_crop, draw_box
-from deit_tf.data.decode import CHANNELS
+from deit_tf.config import AugmentConfig, PerChannel
+from deit_tf.data.channels import by_threes, gray, left_out
+from deit_tf.data.crop import DrawnBox, Size, decode_and_crop, draw_box, random_resized_crop
+from deit_tf.data.decode import CHANNELS, decode_channels
+from deit_tf.data.npy import is_npy
 from deit_tf.data.pixel_ops import apply_operation, have_global_generator
 from deit_tf.data.preprocess import normalize
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
@@ -34,12 +37,13 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Ten
     )
 
 
-def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def three_augment(image: tf.Tensor, seed: tf.Tensor, without: Collection[str] = ()) -> tf.Tensor:
     """Apply exactly one of grayscale, solarize and blur, each a third of the time.
 
     Args:
         image: uint8 [H, W, 3], 0..255.
         seed: Two whole numbers.
+        without: Operations that leave the image as it is.
     Returns:
         uint8 [H, W, 3].
     Source: DeiT III, section 3.2.
@@ -48,7 +52,9 @@ def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     radius = BLUR_RADIUS[0] + (BLUR_RADIUS[1] - BLUR_RADIUS[0]) * uniform[1]
 
     branches = [
-        functools.partial(apply_operation, "grayscale", image),
+        functools.partial(tf.identity, image)
+        if "grayscale" in without
+        else functools.partial(apply_operation, "grayscale", image),
         functools.partial(apply_operation, "solarize", image, SOLARIZE_THRESHOLD),
         functools.partial(apply_operation, "blur", image, radius),
     ]
@@ -62,13 +68,16 @@ def draw_jitter(seed: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]
     return low + (1.0 + strength - low) * uniform[0], tf.argsort(uniform[1])
 
 
-def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+def color_jitter(
+    image: tf.Tensor, seed: tf.Tensor, strength: float, without: Collection[str] = ()
+) -> tf.Tensor:
     """Change brightness, contrast and saturation in random order.
 
     Args:
         image: uint8 [H, W, 3], 0..255.
         seed: Two whole numbers.
         strength: Each factor is uniform in 1 - strength .. 1 + strength, not below 0.
+        without: Operations that leave the image as it is.
     Returns:
         uint8 [H, W, 3].
     Source: torchvision, ColorJitter(s, s, s).
@@ -76,7 +85,9 @@ def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
     factors, order = draw_jitter(seed, strength)
     for slot in range(len(JITTERED)):
         branches = [
-            functools.partial(apply_operation, name, image, factors[i])
+            functools.partial(tf.identity, image)
+            if name in without
+            else functools.partial(apply_operation, name, image, factors[i])
             for i, name in enumerate(JITTERED)
         ]
         image = tf.switch_case(order[slot], branches)
@@ -112,7 +123,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
     bottom, right = top + height, left + width
 
     def erase() -> tf.Tensor:
-        noise = tf.random.stateless_normal([height, width, CHANNELS], seeds[1])
+        noise = tf.random.stateless_normal([height, width, image.shape[-1]], seeds[1])
         middle = tf.concat([image[top:bottom, :left], noise, image[top:bottom, right:]], axis=1)
         erased = tf.concat([image[:top], middle, image[bottom:]], axis=0)
         return tf.ensure_shape(erased, image.shape)
@@ -150,7 +161,11 @@ def check_auto_augment(name: str) -> None:
 
 
 def _auto_augment(
-    image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]
+    image: tf.Tensor,
+    seeds: tf.Tensor,
+    config: AugmentConfig,
+    fill: tuple[int, ...],
+    without: Collection[str],
 ) -> tf.Tensor:
     """The policy that `config.auto_augment` names; color jitter where it is no RandAugment."""
     name = config.auto_augment
@@ -158,11 +173,42 @@ def _auto_augment(
     if name == "keras-cv":
         return keras_cv_rand_augment(image)
     if name.startswith("rand"):
-        return rand_augment(image, seeds[0], parse_rand_augment(name), fill)
+        return rand_augment(image, seeds[0], parse_rand_augment(name), fill, without)
 
     if name == "3-augment":
-        image = three_augment(image, seeds[0])
-    return color_jitter(image, seeds[1], config.color_jitter) if config.color_jitter else image
+        image = three_augment(image, seeds[0], without)
+    if not config.color_jitter:
+        return image
+    return color_jitter(image, seeds[1], config.color_jitter, without)
+
+
+def _crop_of_channels(
+    encoded: tf.Tensor, size: Size, law: tuple, channels: int, upright: bool
+) -> tf.Tensor:
+    """Decode a random window of a picture that is not RGB, resized to uint8 [*size, channels]."""
+
+    def array() -> tf.Tensor:
+        whole = decode_channels(encoded, channels)
+        return by_threes(lambda three, _: random_resized_crop(three, size, *law), whole, channels)
+
+    def picture() -> tf.Tensor:
+        return gray(decode_and_crop(encoded, size, *law, upright))
+
+    image = tf.cond(is_npy(encoded), array, picture) if channels == 1 else array()
+    return tf.ensure_shape(image, [*size, channels])
+
+
+def _augmented_by_threes(
+    image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]
+) -> tf.Tensor:
+    """The same to each three channels of uint8 [H, W, channels], with a fill for each channel."""
+    channels = len(fill)
+    padded = (*fill, *fill[-1:] * 2)
+
+    def apply(three: tf.Tensor, which: slice) -> tf.Tensor:
+        return _auto_augment(three, seeds, config, padded[which], left_out(channels))
+
+    return by_threes(apply, image, channels)
 
 
 def augment_image(
@@ -170,8 +216,8 @@ def augment_image(
     seed: tf.Tensor,
     config: AugmentConfig,
     size: Size,
-    mean: Triple,
-    std: Triple,
+    mean: PerChannel,
+    std: PerChannel,
     upright: bool = False,
 ) -> tf.Tensor:
     """Turn the bytes of an image file into one training image.
@@ -186,22 +232,26 @@ def augment_image(
         std: Their standard deviation, per channel.
         upright: Whether a JPEG file is turned first, as its Exif tag says.
     Returns:
-        float32 [*size, 3], normalized.
+        float32 [*size, channels], normalized; as many channels as `mean` has numbers.
     Raises:
         ValueError: If `config.auto_augment` names no policy.
     """
-    seeds = tf.random.split(seed, 5)
+    seeds, channels = tf.random.split(seed, 5), len(mean)
 
-    # on gray levels, uint8 [*size, 3]
-    image = decode_and_crop(encoded, size, seeds[0], config.scale, config.ratio, upright)
+    # on gray levels, uint8 [*size, channels]
+    law = (seeds[0], config.scale, config.ratio)
+    if channels == CHANNELS:
+        image = decode_and_crop(encoded, size, *law, upright)
+    else:
+        image = _crop_of_channels(encoded, size, law, channels, upright)
     if config.hflip:
         image = random_flip(image, seeds[1], config.hflip)
-    image = _auto_augment(image, seeds[2:4], config, fill_of(mean))
+    image = _augmented_by_threes(image, seeds[2:4], config, fill_of(mean))
 
-    # Rows of width * 3 values: broadcasting over three channels costs five times as much.
-    rows = tf.reshape(image, [size[0], size[1] * CHANNELS])
+    # Rows of width * channels values: broadcasting over three channels costs five times as much.
+    rows = tf.reshape(image, [size[0], size[1] * channels])
     rows = normalize(rows, tuple(mean) * size[1], tuple(std) * size[1])
-    image = tf.reshape(rows, [*size, CHANNELS])
+    image = tf.reshape(rows, [*size, channels])
 
     if config.random_erasing:
         image = random_erasing(image, seeds[4], config.random_erasing)
