@@ -24,11 +24,12 @@ MAX_PARAMETERS = 2_000_000_000  # of a DeiT; in float32 8 GB, and four times tha
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CHANNELS = 3  # of an image: red, green, blue
+CHANNELS = 3  # of an image by default: red, green, blue
+MAX_CHANNELS = 1024  # of a picture; hyperspectral ones have some hundreds
 
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
 Size = int | tuple[int, int]
-Triple = tuple[float, float, float]
+PerChannel = tuple[float, ...]  # one number per channel of an image
 
 
 def height_width(size: Size, name: str = "image_size") -> tuple[int, int]:
@@ -61,6 +62,7 @@ class ModelConfig:
         num_heads: Attention heads per block.
         mlp_ratio: Width of the hidden layer of the MLP, in units of `embed_dim`.
         num_classes: Classes C of each head.
+        num_channels: Channels of an image: 3 for RGB, 1 for gray.
         distilled: Whether there is a distillation token with a head of its own.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
         drop_rate: Dropout of a token before its head, as in DeiT III and timm.
@@ -82,6 +84,7 @@ class ModelConfig:
     num_heads: int = 12
     mlp_ratio: float = 4.0
     num_classes: int = 1000
+    num_channels: int = CHANNELS
     distilled: bool = True
     drop_path_rate: float = 0.0
     drop_rate: float = 0.0
@@ -99,6 +102,7 @@ _COUNTS: Mapping[str, int] = {
     "depth": MAX_DEPTH,
     "num_heads": MAX_WIDTH,
     "num_classes": MAX_CLASSES,
+    "num_channels": MAX_CHANNELS,
 }
 
 
@@ -156,7 +160,7 @@ def _is_number(value: Any) -> bool:
 class StudentConfig:
     """The model to train: a name of `deit-tf models` and what differs from it.
 
-    The number of classes comes from the data.
+    The numbers of classes and of channels come from the data.
 
     Args:
         name: A model name, as listed by `deit-tf models`.
@@ -229,7 +233,8 @@ class DataConfig:
             where a class is there; balanced then means images without it over images with it.
         batch_size: Images per step, over all devices.
         crop_ratio: Evaluation resizes the short side to size / crop_ratio before the center crop.
-        mean: Mean of the pixels scaled to 0..1, per channel.
+        mean: Mean of the pixels scaled to 0..1, per channel; as many channels has the model, such
+            as 1 for gray pictures.
         std: Their standard deviation, per channel.
         exif_orientation: Whether photographs are turned as their Exif tag says.
         num_parallel_calls: Images prepared at a time, at least 1; -1 lets tf.data choose.
@@ -246,8 +251,8 @@ class DataConfig:
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     batch_size: int = 64
     crop_ratio: float = 0.875
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: PerChannel = IMAGENET_MEAN
+    std: PerChannel = IMAGENET_STD
     exif_orientation: bool = True
     num_parallel_calls: int = -1
 

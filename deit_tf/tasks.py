@@ -154,7 +154,9 @@ def masked_task(config: TrainConfig, sources: Sources) -> Task:
     Raises:
         ValueError: If the mask does not fit the model.
     """
-    network = create_masked_model(config.model.name, **config.model.overrides())
+    network = create_masked_model(
+        config.model.name, num_channels=len(config.data.mean), **config.model.overrides()
+    )
     if config.model.init == "mimetic":
         mimetic_init(network, config.seed)
     training, held_out = sources
@@ -182,7 +184,12 @@ def masked_task(config: TrainConfig, sources: Sources) -> Task:
 
 
 def _build_student(config: TrainConfig, classes: int) -> keras.Model:
-    student = create_model(config.model.name, num_classes=classes, **config.model.overrides())
+    student = create_model(
+        config.model.name,
+        num_classes=classes,
+        num_channels=len(config.data.mean),
+        **config.model.overrides(),
+    )
     if config.model.init == "mimetic":
         mimetic_init(student, config.seed)
     if config.distill.train_heads == "cls":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from deit_tf.config import ModelConfig, Size
+from deit_tf.config import CHANNELS, ModelConfig, Size
 from deit_tf.models.deit import build_deit, class_head
 from deit_tf.models.masked import build_masked_on
 from deit_tf.models.regnet import REGNETY, build_regnety
@@ -102,6 +102,7 @@ def create_regnety(
     *,
     num_classes: int | None = None,
     image_size: Size = 224,
+    num_channels: int = CHANNELS,
     weights: str | Path | None = None,
 ) -> keras.Model:
     """Build a RegNetY by timm's name, with fresh weights or those of a file; `regnety_160` is the
@@ -112,6 +113,7 @@ def create_regnety(
         num_classes: Classes C; by default those of the weights, else 1000. Another number than the
             weights have gives a fresh head.
         image_size: Height and width in pixels, or one number for a square.
+        num_channels: Channels of an image; weights for RGB are adapted to others.
         weights: What `read_weights` takes, such as `hf://timm/regnety_160.deit_in1k`.
     Returns:
         A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
@@ -121,9 +123,14 @@ def create_regnety(
     """
     check_name(name, REGNETY)
     if weights is not None:
-        return _regnety_with_weights(name, *read_weights(weights), num_classes, image_size)
+        read = read_weights(weights)
+        return _regnety_with_weights(name, *read, num_classes, image_size, num_channels)
     return build_regnety(
-        *REGNETY[name], num_classes=num_classes or 1000, image_size=image_size, name=name
+        *REGNETY[name],
+        num_classes=num_classes or 1000,
+        image_size=image_size,
+        num_channels=num_channels,
+        name=name,
     )
 
 
@@ -207,7 +214,10 @@ def _with_weights(
 ) -> keras.Model:
     """A DeiT with weights that were read; its classes are theirs where none are given."""
     config = _as_weights_are(config, facts, given=given, name=name)
-    classes = describe(state).get("num_classes")
+    described = describe(state)
+    classes = described.get("num_classes")
+    if "num_channels" not in given:
+        config = replace(config, num_channels=described.get("num_channels", config.num_channels))
     if classes and "num_classes" not in given:
         config = replace(config, num_classes=classes)
         heads = heads or "keep"  # whoever asks for no other classes wants these heads
@@ -226,11 +236,22 @@ def _as_heads_are(model: keras.Model, state: State) -> keras.Model:
 
 
 def _regnety_with_weights(
-    name: str, state: State, facts: Facts, num_classes: int | None, image_size: Size
+    name: str,
+    state: State,
+    facts: Facts,
+    num_classes: int | None,
+    image_size: Size,
+    num_channels: int = CHANNELS,
 ) -> keras.Model:
     """A RegNetY with weights that were read; its classes are theirs where none are given."""
     classes = num_classes or describe(state).get("num_classes", 1000)
-    model = build_regnety(*REGNETY[name], num_classes=classes, image_size=image_size, name=name)
+    model = build_regnety(
+        *REGNETY[name],
+        num_classes=classes,
+        image_size=image_size,
+        num_channels=num_channels,
+        name=name,
+    )
     load_weights(model, state, facts)
     return model
 
@@ -251,5 +272,8 @@ def _published_heads(described: dict[str, int | float | bool]) -> int:
 def _same_shape(variant: ModelConfig, config: ModelConfig) -> bool:
     side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     square = config.image_size in (side, (side, side))
-    untold = dict(num_classes=variant.num_classes, uniform_drop_path=variant.uniform_drop_path)
+    untold = {
+        name: getattr(variant, name)
+        for name in ("num_classes", "num_channels", "uniform_drop_path")
+    }
     return square and variant == replace(config, image_size=side, **untold)

@@ -6,14 +6,17 @@ Source: 3-Augment of facebookresearch/deit (augment.py), color jitter of torchvi
 """
 
 import functools
+from collections.abc import Collection
 
 import keras_cv
 import tensorflow as tf
 
-from deit_tf.config import AugmentConfig, Triple
-from deit_tf.data.crop import Size, decode_and_crop, simple_crop
-from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.config import AugmentConfig, PerChannel
+from deit_tf.data.channels import by_threes, gray, left_out
+from deit_tf.data.crop import Size, decode_and_crop, random_resized_crop, simple_crop
+from deit_tf.data.decode import CHANNELS, decode_channels, decode_image
 from deit_tf.data.erasing import random_erasing
+from deit_tf.data.npy import is_npy
 from deit_tf.data.pixel_ops import apply_operation, have_global_generator
 from deit_tf.data.preprocess import normalize
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
@@ -32,12 +35,13 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Ten
     )
 
 
-def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def three_augment(image: tf.Tensor, seed: tf.Tensor, without: Collection[str] = ()) -> tf.Tensor:
     """Apply exactly one of grayscale, solarize and blur, each a third of the time.
 
     Args:
         image: uint8 [H, W, 3], 0..255.
         seed: Two whole numbers.
+        without: Operations that leave the image as it is.
     Returns:
         uint8 [H, W, 3].
     Source: DeiT III, section 3.2.
@@ -46,7 +50,9 @@ def three_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     radius = BLUR_RADIUS[0] + (BLUR_RADIUS[1] - BLUR_RADIUS[0]) * uniform[1]
 
     branches = [
-        functools.partial(apply_operation, "grayscale", image),
+        functools.partial(tf.identity, image)
+        if "grayscale" in without
+        else functools.partial(apply_operation, "grayscale", image),
         functools.partial(apply_operation, "solarize", image, SOLARIZE_THRESHOLD),
         functools.partial(apply_operation, "blur", image, radius),
     ]
@@ -60,13 +66,16 @@ def draw_jitter(seed: tf.Tensor, strength: float) -> tuple[tf.Tensor, tf.Tensor]
     return low + (1.0 + strength - low) * uniform[0], tf.argsort(uniform[1])
 
 
-def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+def color_jitter(
+    image: tf.Tensor, seed: tf.Tensor, strength: float, without: Collection[str] = ()
+) -> tf.Tensor:
     """Change brightness, contrast and saturation in random order.
 
     Args:
         image: uint8 [H, W, 3], 0..255.
         seed: Two whole numbers.
         strength: Each factor is uniform in 1 - strength .. 1 + strength, not below 0.
+        without: Operations that leave the image as it is.
     Returns:
         uint8 [H, W, 3].
     Source: torchvision, ColorJitter(s, s, s).
@@ -74,7 +83,9 @@ def color_jitter(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tenso
     factors, order = draw_jitter(seed, strength)
     for slot in range(len(JITTERED)):
         branches = [
-            functools.partial(apply_operation, name, image, factors[i])
+            functools.partial(tf.identity, image)
+            if name in without
+            else functools.partial(apply_operation, name, image, factors[i])
             for i, name in enumerate(JITTERED)
         ]
         image = tf.switch_case(order[slot], branches)
@@ -111,7 +122,11 @@ def check_auto_augment(name: str) -> None:
 
 
 def _auto_augment(
-    image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]
+    image: tf.Tensor,
+    seeds: tf.Tensor,
+    config: AugmentConfig,
+    fill: tuple[int, ...],
+    without: Collection[str],
 ) -> tf.Tensor:
     """The policy that `config.auto_augment` names; color jitter where it is no RandAugment."""
     name = config.auto_augment
@@ -119,11 +134,59 @@ def _auto_augment(
     if name == "keras-cv":
         return keras_cv_rand_augment(image)
     if name.startswith("rand"):
-        return rand_augment(image, seeds[0], parse_rand_augment(name), fill)
+        return rand_augment(image, seeds[0], parse_rand_augment(name), fill, without)
 
     if name == "3-augment":
-        image = three_augment(image, seeds[0])
-    return color_jitter(image, seeds[1], config.color_jitter) if config.color_jitter else image
+        image = three_augment(image, seeds[0], without)
+    if not config.color_jitter:
+        return image
+    return color_jitter(image, seeds[1], config.color_jitter, without)
+
+
+def _crop(
+    encoded: tf.Tensor,
+    size: Size,
+    seed: tf.Tensor,
+    config: AugmentConfig,
+    channels: int,
+    upright: bool,
+) -> tf.Tensor:
+    """Decode a random window of a picture, resized to uint8 [*size, channels]."""
+    law = (seed, config.scale, config.ratio)
+    is_simple, interpolation = config.crop == "simple", config.interpolation
+
+    def rgb() -> tf.Tensor:
+        if is_simple:
+            return simple_crop(decode_image(encoded, upright), size, seed, interpolation)
+        return decode_and_crop(encoded, size, *law, upright, interpolation)
+
+    def window(three: tf.Tensor, _: slice) -> tf.Tensor:
+        if is_simple:
+            return simple_crop(three, size, seed, interpolation)
+        return random_resized_crop(three, size, *law, interpolation)
+
+    def by_channel() -> tf.Tensor:
+        return by_threes(window, decode_channels(encoded, channels), channels)
+
+    if channels == CHANNELS:
+        return rgb()
+    if channels > 1:
+        return tf.ensure_shape(by_channel(), [*size, channels])
+    image = tf.cond(is_npy(encoded), by_channel, lambda: gray(rgb()))
+    return tf.ensure_shape(image, [*size, channels])
+
+
+def _augmented_by_threes(
+    image: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig, fill: tuple[int, ...]
+) -> tf.Tensor:
+    """The same to each three channels of uint8 [H, W, channels], with a fill for each channel."""
+    channels = len(fill)
+    padded = (*fill, *fill[-1:] * 2)
+
+    def apply(three: tf.Tensor, which: slice) -> tf.Tensor:
+        return _auto_augment(three, seeds, config, padded[which], left_out(channels))
+
+    return by_threes(apply, image, channels)
 
 
 def augment_image(
@@ -131,8 +194,8 @@ def augment_image(
     seed: tf.Tensor,
     config: AugmentConfig,
     size: Size,
-    mean: Triple,
-    std: Triple,
+    mean: PerChannel,
+    std: PerChannel,
     upright: bool = False,
 ) -> tf.Tensor:
     """Turn the bytes of an image file into one training image.
@@ -147,27 +210,22 @@ def augment_image(
         std: Their standard deviation, per channel.
         upright: Whether a JPEG file is turned first, as its Exif tag says.
     Returns:
-        float32 [*size, 3], normalized.
+        float32 [*size, channels], normalized; as many channels as `mean` has numbers.
     Raises:
         ValueError: If `config.auto_augment` names no policy.
     """
-    seeds = tf.random.split(seed, 5)
+    seeds, channels = tf.random.split(seed, 5), len(mean)
 
-    # on gray levels, uint8 [*size, 3]
-    if config.crop == "simple":
-        whole = decode_image(encoded, upright)
-        image = simple_crop(whole, size, seeds[0], config.interpolation)
-    else:
-        window = (config.scale, config.ratio, upright, config.interpolation)
-        image = decode_and_crop(encoded, size, seeds[0], *window)
+    # on gray levels, uint8 [*size, channels]
+    image = _crop(encoded, size, seeds[0], config, channels, upright)
     if config.hflip:
         image = random_flip(image, seeds[1], config.hflip)
-    image = _auto_augment(image, seeds[2:4], config, fill_of(mean))
+    image = _augmented_by_threes(image, seeds[2:4], config, fill_of(mean))
 
-    # Rows of width * 3 values: broadcasting over three channels costs five times as much.
-    rows = tf.reshape(image, [size[0], size[1] * CHANNELS])
+    # Rows of width * channels values: broadcasting over three channels costs five times as much.
+    rows = tf.reshape(image, [size[0], size[1] * channels])
     rows = normalize(rows, tuple(mean) * size[1], tuple(std) * size[1])
-    image = tf.reshape(rows, [*size, CHANNELS])
+    image = tf.reshape(rows, [*size, channels])
 
     if config.random_erasing:
         rule = (config.random_erasing, config.erase_mode, config.erase_count)

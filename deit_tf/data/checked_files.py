@@ -21,6 +21,8 @@ import tensorflow as tf
 from rich.progress import track
 
 from deit_tf.data.decode import decode_image
+from deit_tf.data.npy import decode_npy
+from deit_tf.data.tiff import read_picture
 from deit_tf.files import cache_folder, replacing
 from deit_tf.object_store import StorePath, is_url
 
@@ -194,7 +196,11 @@ def _decoded(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
 
     def look(index, path):
         content = tf.io.read_file(path)
-        shape = tf.shape(decode_image(content))  # a result without the shape would not decode
+        is_array = tf.strings.regex_full_match(path, r"(?is).*\.(npy|tiff?)")
+        pixels = tf.cond(
+            is_array, lambda: decode_npy(read_picture(path)), lambda: decode_image(content)
+        )
+        shape = tf.shape(pixels)  # a result without the shape would not decode
         return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
 
     names = tf.constant([os.fsencode(path) for path in paths], tf.string)

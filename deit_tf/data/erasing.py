@@ -8,7 +8,6 @@ from typing import Literal
 import tensorflow as tf
 
 from deit_tf.data.crop import DrawnBox, draw_box
-from deit_tf.data.decode import CHANNELS
 
 EraseMode = Literal["const", "rand", "pixel"]
 
@@ -62,14 +61,14 @@ def random_erasing(
     What takes their place is drawn only where they are.
 
     Args:
-        image: float32 [H, W, 3], normalized.
+        image: float32 [H, W, channels], normalized.
         seed: Two whole numbers.
         probability: Share of the images that lose 2 % to 33 % of their area.
         mode: `pixel`, normal noise of each pixel and channel; `rand`, one normal color; `const`,
             the mean color, 0.
         most: Most rectangles of an image, as of `draw_erasing`.
     Returns:
-        float32 [H, W, 3].
+        float32 [H, W, channels].
     """
     seeds = tf.random.split(seed, 2)
     sides = tf.unstack(tf.shape(image)[:2])
@@ -80,15 +79,15 @@ def random_erasing(
 
 def _erase(image: tf.Tensor, box: DrawnBox, seed: tf.Tensor, mode: EraseMode) -> tf.Tensor:
     found, top, left, height, width = box
-    bottom, right = top + height, left + width
+    bottom, right, channels = top + height, left + width, image.shape[-1]
 
     def erased() -> tf.Tensor:
         if mode == "pixel":
-            patch = tf.random.stateless_normal([height, width, CHANNELS], seed)
+            patch = tf.random.stateless_normal([height, width, channels], seed)
         else:
             is_drawn = mode == "rand"
-            color = tf.random.stateless_normal([CHANNELS], seed) if is_drawn else tf.zeros(CHANNELS)
-            patch = tf.broadcast_to(color, [height, width, CHANNELS])
+            color = tf.random.stateless_normal([channels], seed) if is_drawn else tf.zeros(channels)
+            patch = tf.broadcast_to(color, [height, width, channels])
 
         middle = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], axis=1)
         whole = tf.concat([image[:top], middle, image[bottom:]], axis=0)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from deit_tf.config import CHANNELS
 from deit_tf.data.checked_files import BROKEN, fingerprints_of
 from deit_tf.files import check_class_names
 from deit_tf.object_store import StorePath
@@ -20,6 +21,7 @@ from deit_tf.object_store import StorePath
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+ARRAY_SUFFIXES = (".npy", ".tif", ".tiff")  # of pictures that are not RGB
 # Names of split folders in any case; of those to evaluate on the first that is there is taken.
 TRAIN_FOLDERS = ("train", "training")
 EVAL_FOLDERS = ("val", "valid", "validation", "dev", "test", "testing")
@@ -34,15 +36,27 @@ Folder = Path | StorePath
 
 @dataclass
 class LeftOut:
-    """What a walk does not take, by reason."""
+    """What a walk does not take, by reason.
 
+    Args:
+        suffixes: The endings of what it takes.
+        endings: Files with others.
+        links: Links that lead nowhere or back.
+        hidden: Files and folders whose names begin with a dot.
+    """
+
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     endings: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
 
+    def takes(self, name: str) -> bool:
+        """Whether a file of this name is taken."""
+        return os.path.splitext(name)[1].lower() in self.suffixes
+
     def report(self, folder: Folder) -> None:
         """Count and name it."""
-        endings = f"have none of the endings {' '.join(IMAGE_SUFFIXES)}"
+        endings = f"have none of the endings {' '.join(self.suffixes)}"
         report_left_out(self.endings, folder, endings)
         report_left_out(self.links, folder, "are links that lead nowhere or back")
         report_left_out(self.hidden, folder, "are hidden, as their names begin with a dot")
@@ -82,13 +96,23 @@ def find_splits(folder: Folder) -> tuple[Folder, Folder | None]:
     return training[0], used[0] if used else None
 
 
-def scan(folder: Folder) -> Files:
+def suffixes_of(channels: int) -> tuple[str, ...]:
+    """The endings of pictures with so many channels."""
+    if channels == CHANNELS:
+        return IMAGE_SUFFIXES
+    return (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES) if channels == 1 else ARRAY_SUFFIXES
+
+
+def scan(folder: Folder, channels: int = CHANNELS) -> Files:
     """Image files by class folder, in the order of their paths; links are followed.
 
+    Args:
+        folder: The folder.
+        channels: Of the pictures, which decide their endings.
     Raises:
         ValueError: If there are no class folders, or one has a name that is no text of one line.
     """
-    left_out, files = LeftOut(), {}
+    left_out, files = LeftOut(suffixes_of(channels)), {}
     for place in class_folders(folder):
         files[place.name] = [entry.path for entry in _images(place, left_out)]
     left_out.report(folder)
@@ -262,7 +286,7 @@ def _stored_images(folder: StorePath, left_out: LeftOut) -> Iterator[StorePath]:
     for entry in folder.iterdir():
         if entry.name.startswith("."):
             left_out.hidden.append(entry.path)
-        elif _ends_as_image(entry.name):
+        elif left_out.takes(entry.name):
             yield entry
         elif entry.is_dir():
             yield from _stored_images(entry, left_out)
@@ -295,14 +319,10 @@ def _image_files(
             yield from _image_files(entry.path, left_out, (*above, place))
         elif not entry.is_file():
             left_out.links.append(entry.path)
-        elif not _ends_as_image(entry.name):
+        elif not left_out.takes(entry.name):
             left_out.endings.append(entry.path)
         else:
             yield entry
-
-
-def _ends_as_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _size(entry: os.DirEntry | StorePath) -> int | None:

@@ -14,15 +14,16 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import (
+    CHANNELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DataConfig,
+    PerChannel,
     Size,
-    Triple,
     height_width,
 )
 from deit_tf.data import processor_formats
-from deit_tf.data.decode import CHANNELS, decode_image
+from deit_tf.data.decode import decode_channels
 from deit_tf.data.pictures import pixels_of
 from deit_tf.files import read_json
 
@@ -59,11 +60,12 @@ def center_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Cut [*size, 3] out of the middle of [H, W, 3], rounding half to even as torchvision does."""
     excess = tf.shape(image)[:2] - size
     top, left = tf.unstack(tf.cast(tf.round(tf.cast(excess, tf.float32) / 2.0), tf.int32))
-    return tf.ensure_shape(image[top : top + size[0], left : left + size[1]], [*size, CHANNELS])
+    cropped = image[top : top + size[0], left : left + size[1]]
+    return tf.ensure_shape(cropped, [*size, image.shape[-1]])
 
 
 def normalize(
-    image: tf.Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD
+    image: tf.Tensor, mean: PerChannel = IMAGENET_MEAN, std: PerChannel = IMAGENET_STD
 ) -> tf.Tensor:
     """Map uint8 [..., 3], 0..255, to float32 with `mean` at 0 and one `std` at 1 (both of pixels in
     0..1).
@@ -82,7 +84,7 @@ class ImageProcessor:
         image_size: Height and width of the result in pixels, or one number for a square.
         crop_ratio: The image is first resized to image_size / crop_ratio (short side; both sides
             where the result is not square), then cropped in the center. 0.875 is the original's.
-        mean: Mean of the pixels scaled to 0..1, per channel.
+        mean: Mean of the pixels scaled to 0..1, per channel: three for RGB, one for gray images.
         std: Their standard deviation, per channel.
         resize_to: Instead of `crop_ratio`: the short side in pixels before the crop, or a pair
             (height, width) to which the image is squashed.
@@ -96,8 +98,8 @@ class ImageProcessor:
 
     image_size: Size = 224
     crop_ratio: float = 0.875
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: PerChannel = IMAGENET_MEAN
+    std: PerChannel = IMAGENET_STD
     resize_to: Size | None = None
     interpolation: str = "bicubic"
     exif_orientation: bool = True
@@ -114,11 +116,11 @@ class ImageProcessor:
             )
 
         for name, values in (("mean", self.mean), ("std", self.std)):
-            fits = len(values) == CHANNELS and np.isfinite(values).all()
+            fits = 0 < len(values) == len(self.mean) and np.isfinite(values).all()
             if not fits or (name == "std" and min(values) <= 0):
                 raise ValueError(
-                    f"`{name}` takes one finite number per channel; of std positive ones. "
-                    f"Received: {values}"
+                    f"`{name}` takes one finite number per channel, as many as mean; of std "
+                    f"positive ones. Received: {values}"
                 )
 
         named = "image_size / crop_ratio" if self.resize_to is None else "resize_to"
@@ -178,6 +180,15 @@ class ImageProcessor:
             exif_orientation=data.exif_orientation,
         )
 
+    @classmethod
+    def assumed(cls, image_size: Size, channels: int) -> "ImageProcessor":
+        """What is taken where nothing tells what a model expects: the original's, or for other
+        channels than RGB pixels from -1 to 1.
+        """
+        if channels == CHANNELS:
+            return cls(image_size)
+        return cls(image_size, mean=(0.5,) * channels, std=(0.5,) * channels)
+
     def with_protocol(self, protocol: str) -> "ImageProcessor":
         """The same normalization with the resize and crop of a published evaluation.
 
@@ -218,6 +229,11 @@ class ImageProcessor:
         return height_width(self.image_size)
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the result, each with a mean: 3 is RGB, 1 gray."""
+        return len(self.mean)
+
+    @property
     def before_crop(self) -> Size:
         """The short side before the crop, or both sides to which the image is squashed."""
         height, width = self.size
@@ -236,14 +252,18 @@ class ImageProcessor:
             if isinstance(before, int)
             else f"squashed to {before[0]} x {before[1]}"
         )
-        return f"{how}, {self.interpolation}, center crop {self.size[0]} x {self.size[1]}"
+        channels = "" if self.num_channels == CHANNELS else f", {self.num_channels} channels"
+        crop = f"center crop {self.size[0]} x {self.size[1]}"
+        return f"{how}, {self.interpolation}, {crop}{channels}"
 
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """Turn the bytes of an image file, tf.string [], into uint8 [H, W, 3], upright."""
-        return decode_image(encoded, self.exif_orientation)
+        """Turn the bytes of an image file, tf.string [], into uint8 [H, W, num_channels],
+        upright.
+        """
+        return decode_channels(encoded, self.num_channels, self.exif_orientation)
 
     def crop(self, image: tf.Tensor) -> tf.Tensor:
-        """Resize and center-crop uint8 [H, W, 3] to uint8 [*size, 3]."""
+        """Resize and center-crop uint8 [H, W, channels] to uint8 [*size, channels]."""
         before = self.before_crop
         step = resize_short_side if isinstance(before, int) else resize
         return center_crop(step(image, before, self.interpolation), self.size)
@@ -257,8 +277,17 @@ class ImageProcessor:
         pixels = (np.asarray(images) * np.asarray(self.std) + np.asarray(self.mean)) * 255
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
+    def to_rgb(self, images: np.ndarray) -> np.ndarray:
+        """The same to look at, uint8 [..., 3]: gray three times; of more than three channels the
+        first three.
+        """
+        pixels = self.to_pixels(images)
+        return pixels[..., np.minimum(np.arange(CHANNELS), self.num_channels - 1)]
+
     def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
-        """Turn the bytes of an image file, tf.string [], into float32 [*size, 3], normalized."""
+        """Turn the bytes of an image file, tf.string [], into float32 [*size, num_channels],
+        normalized.
+        """
         return normalize(self.crop(self.decode(encoded)), self.mean, self.std)
 
     def batch(self, images: Any) -> np.ndarray:
@@ -266,16 +295,17 @@ class ImageProcessor:
 
         Args:
             images: One or a sequence, mixed at will, of: a path; the bytes of a file; a PIL image;
-                a uint8 array [H, W, 3], [H, W, 1] or [H, W].
+                a uint8 array [H, W, 3], [H, W, 1] or [H, W], or of `num_channels`.
         Returns:
-            float32 [n, *size, 3], normalized.
+            float32 [n, *size, num_channels], normalized.
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If an image cannot be read; it is named.
         """
         several = images if isinstance(images, (list, tuple)) else [images]
         pixels = [
-            pixels_of(image, f"image {i}", self.exif_orientation) for i, image in enumerate(several)
+            pixels_of(image, f"image {i}", self.exif_orientation, self.num_channels)
+            for i, image in enumerate(several)
         ]
         if not pixels:
             raise ValueError("`images` must hold one image at least. Received none.")

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE, Size, Triple
+from deit_tf.config import (
+    CHANNELS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MAX_CHANNELS,
+    MAX_SIDE,
+    PerChannel,
+    Size,
+)
 
 INTERPOLATIONS = {3: "bicubic", 2: "bilinear"}  # by Pillow's number
 FILES = ("preprocessor_config.json", "config.json")
@@ -46,7 +54,7 @@ def fields_from(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_huggingface(
-    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple
+    size: tuple[int, int], before: Size, interpolation: str, mean: PerChannel, std: PerChannel
 ) -> dict[str, Any]:
     """preprocessor_config.json for a crop of `size` out of an image resized to `before`."""
     # DeiTImageProcessor squashes; the short side is what BitImageProcessor resizes, with the same
@@ -54,7 +62,7 @@ def to_huggingface(
     squash = not isinstance(before, int)
     return {
         "image_processor_type": "DeiTImageProcessor" if squash else "BitImageProcessor",
-        "do_convert_rgb": True,
+        "do_convert_rgb": len(mean) == CHANNELS,
         "do_resize": True,
         "size": _pair(before) if squash else {"shortest_edge": before},
         "resample": next(
@@ -71,7 +79,12 @@ def to_huggingface(
 
 
 def to_timm(
-    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple, ratio: float
+    size: tuple[int, int],
+    before: Size,
+    interpolation: str,
+    mean: PerChannel,
+    std: PerChannel,
+    ratio: float,
 ) -> dict[str, Any]:
     """The same as `pretrained_cfg` of timm, which rounds size / ratio down; `ratio` where it fits,
     else another.
@@ -85,7 +98,7 @@ def to_timm(
         )
 
     return {
-        "input_size": [3, *size],
+        "input_size": [len(mean), *size],
         "interpolation": interpolation,
         "crop_pct": ratio,
         "crop_mode": "center" if isinstance(before, int) else "squash",
@@ -95,7 +108,7 @@ def to_timm(
 
 
 def to_keras_hub(
-    size: tuple[int, int], before: Size, interpolation: str, mean: Triple, std: Triple
+    size: tuple[int, int], before: Size, interpolation: str, mean: PerChannel, std: PerChannel
 ) -> dict[str, Any]:
     """The same as the image converter of a preset, which maps pixels 0..255 to scale * pixel +
     offset, and resizes to `size` at once, without a border to cut off.
@@ -138,8 +151,8 @@ def _from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "image_size": (crop, crop) if isinstance(crop, int) else crop,
         "resize_to": before,
-        "mean": _triple(config, "image_mean", IMAGENET_MEAN) if normalizes else (0.0,) * 3,
-        "std": _triple(config, "image_std", IMAGENET_STD) if normalizes else (1.0,) * 3,
+        "mean": _per_channel(config, "image_mean", IMAGENET_MEAN) if normalizes else (0.0,) * 3,
+        "std": _per_channel(config, "image_std", IMAGENET_STD) if normalizes else (1.0,) * 3,
         "interpolation": INTERPOLATIONS[resample],
     }
 
@@ -166,8 +179,8 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "image_size": size,
         "crop_ratio": ratio,
         "resize_to": tuple(int(side / ratio) for side in size) if mode == "squash" else None,
-        "mean": _triple(config, "mean", IMAGENET_MEAN),
-        "std": _triple(config, "std", IMAGENET_STD),
+        "mean": _per_channel(config, "mean", IMAGENET_MEAN),
+        "std": _per_channel(config, "std", IMAGENET_STD),
         "interpolation": interpolation,
     }
 
@@ -181,7 +194,7 @@ def _from_keras_hub(config: Mapping[str, Any]) -> dict[str, Any]:
         raise _wrong("interpolation", "bicubic or bilinear", interpolation)
 
     scale, offset = (
-        _triple({name: _repeated(config.get(name, default))}, name, ())
+        _per_channel({name: _repeated(config.get(name, default))}, name, ())
         for name, default in (("scale", 1.0), ("offset", 0.0))
     )
     if not all(s > 0 for s in scale):
@@ -230,10 +243,10 @@ def _number(config: Mapping[str, Any], name: str, default: float) -> float:
     return value
 
 
-def _triple(config: Mapping[str, Any], name: str, default: Triple) -> Triple:
+def _per_channel(config: Mapping[str, Any], name: str, default: PerChannel) -> PerChannel:
     values = config.get(name, default)
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        raise _wrong(name, "three numbers", values)
+    if not isinstance(values, list | tuple) or not 0 < len(values) <= MAX_CHANNELS:
+        raise _wrong(name, "one number for each channel", values)
     return tuple(float(_number({name: value}, name, 0.0)) for value in values)
 
 

@@ -5,12 +5,13 @@ Source: Cubuk et al. 2020; timm/data/auto_augment.py. The pixels are pixel_ops'.
 
 import functools
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from deit_tf.config import IMAGENET_MEAN, Triple
+from deit_tf.config import IMAGENET_MEAN, PerChannel
 from deit_tf.data.pixel_ops import apply_operation
 
 RAND_AUGMENT_OPS = (
@@ -33,7 +34,7 @@ RAND_AUGMENT_OPS = (
 MAX_MAGNITUDE = 10.0
 
 
-def fill_of(mean: Triple) -> tuple[int, ...]:
+def fill_of(mean: PerChannel) -> tuple[int, ...]:
     """Gray level per channel that geometry leaves behind: (124, 116, 104) for ImageNet's mean."""
     return tuple(round(255 * channel) for channel in mean)
 
@@ -177,6 +178,7 @@ def rand_augment(
     seed: tf.Tensor,
     policy: RandAugmentPolicy,
     fill: tuple[int, ...] = fill_of(IMAGENET_MEAN),
+    without: Collection[str] = (),
 ) -> tf.Tensor:
     """Apply RandAugment to one image; only the operations drawn are executed.
 
@@ -185,6 +187,7 @@ def rand_augment(
         seed: Two whole numbers; the result is a pure function of them.
         policy: What to draw.
         fill: Gray level per channel where geometry leaves nothing.
+        without: Operations that, where they are drawn, leave the image as it is.
     Returns:
         uint8 [H, W, 3].
     """
@@ -196,6 +199,6 @@ def rand_augment(
         branches = [functools.partial(tf.identity, image)]
         for name in RAND_AUGMENT_OPS:
             apply = functools.partial(apply_operation, name, image, arguments.get(name), fill)
-            branches.append(apply)
+            branches.append(functools.partial(tf.identity, image) if name in without else apply)
         image = tf.switch_case(branch[slot], branches)
     return image

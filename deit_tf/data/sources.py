@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import DataConfig, check_data
+from deit_tf.config import CHANNELS, DataConfig, check_data
 from deit_tf.data import annotations, folders
 from deit_tf.data.label_field import LabelField, multi_hot
+from deit_tf.data.tiff import read_picture
 from deit_tf.object_store import local_or_stored
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def open_sources(
             f"{' or '.join(annotations.SUFFIXES)}. Received: {config.source!r}, and there is no "
             "such folder."
         )
-    return image_folder(folder, config.holdout, config.verify, rule)
+    return image_folder(folder, config.holdout, config.verify, rule, len(config.mean))
 
 
 def open_whole(config: DataConfig) -> Source:
@@ -106,7 +107,8 @@ def open_whole(config: DataConfig) -> Source:
     # What is trained on is not looked at, but for the names of its classes.
     check_data(config)
     training, evaluation = folders.find_splits(folder)
-    files = folders.scan(evaluation or training)
+    channels = len(config.mean)
+    files = folders.scan(evaluation or training, channels)
     names = tuple(place.name for place in folders.class_folders(training))
     _check_known(files, names, evaluation, training)
     if training != folder and evaluation is None:
@@ -116,11 +118,15 @@ def open_whole(config: DataConfig) -> Source:
         files = folders.check_images(files, evaluation or training).files
     if training == folder:
         folders.check_not_empty(files, folder)
-    return _files(str(folder), names, files)
+    return _files(str(folder), names, files, channels)
 
 
 def image_folder(
-    folder: folders.Folder, holdout: float, verify: bool, rule: folders.SplitRule = "threshold"
+    folder: folders.Folder,
+    holdout: float,
+    verify: bool,
+    rule: folders.SplitRule = "threshold",
+    channels: int = CHANNELS,
 ) -> tuple[Source, Source]:
     """Open a folder of class folders, or one with `train/` and, if it has it, `val/` of such.
 
@@ -130,14 +136,15 @@ def image_folder(
             image of every class that has two. A file's own name decides.
         verify: Decode every file once; those that fail are left out and reported.
         rule: How it is split; see `folders.hold_out`.
+        channels: Of the pictures: `.npy` and TIFF files are some unless they are RGB.
     Raises:
         ValueError: If there is no image, a class without images, or a class to evaluate on that is
             not trained on.
     """
     training, evaluation = folders.find_splits(folder)
-    train = folders.scan(training)
+    train = folders.scan(training, channels)
     if evaluation:
-        held_out = folders.scan(evaluation)
+        held_out = folders.scan(evaluation, channels)
     elif rule == "threshold":
         train, held_out = folders.hold_out(train, holdout)  # before what is broken is left out
 
@@ -154,7 +161,10 @@ def image_folder(
 
     names = tuple(sorted(train))
     _check_known(held_out, names, evaluation, training)
-    return _files(f"{folder}/train", names, train), _files(f"{folder}/eval", names, held_out)
+    return (
+        _files(f"{folder}/train", names, train, channels),
+        _files(f"{folder}/eval", names, held_out, channels),
+    )
 
 
 def _check_known(
@@ -350,11 +360,12 @@ def _prepare(builder: Any, source: str) -> None:
         ) from error
 
 
-def _files(name: str, class_names: tuple[str, ...], files: folders.Files) -> Source:
+def _files(name: str, class_names: tuple[str, ...], files: folders.Files, channels: int) -> Source:
     paths = [os.fsencode(path) for each in class_names for path in files.get(each, [])]
     counts = [len(files.get(each, [])) for each in class_names]
     labels = np.repeat(np.arange(len(class_names)), counts)
-    source = _in_memory(name, class_names, paths, labels, tf.io.read_file)
+    read = tf.io.read_file if channels == CHANNELS else read_picture
+    source = _in_memory(name, class_names, paths, labels, read)
     return replace(source, files=paths)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig
+from deit_tf.data.channels import report_left_out
 from deit_tf.data.order import Rows
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.data.sources import Source
@@ -55,6 +56,7 @@ class Stream:
         """What makes the augmented image [H, W, 3] of an item."""
         from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv
 
+        report_left_out(self.augment, self.processor.num_channels)
         check_auto_augment(self.augment.auto_augment)  # within a data set the error is TensorFlow's
         processor = self.processor
         expected = (processor.size, processor.mean, processor.std, processor.exif_orientation)

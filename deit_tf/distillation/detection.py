@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from deit_tf.config import Triple
+from deit_tf.config import PerChannel
 
-Normalization = tuple[Triple, Triple]
+Normalization = tuple[PerChannel, PerChannel]
 
 PIXELS: Normalization = ((0.0,) * 3, (1 / 255,) * 3)  # takes 0..255
 UNIT: Normalization = ((0.0,) * 3, (1.0,) * 3)  # takes 0..1

@@ -141,8 +141,9 @@ class Distiller(Trainer):
     @teacher.setter
     def teacher(self, teacher: Teacher | None):
         if teacher is not None:
-            shape = self.student.input_shape[1:]  # [H, W, 3], None where it takes any
-            size = [n or given for n, given in zip(shape, (*self.processor.size, 3), strict=True)]
+            shape = self.student.input_shape[1:]  # [H, W, channels], None where it takes any
+            made = (*self.processor.size, self.processor.num_channels)
+            size = [n or given for n, given in zip(shape, made, strict=True)]
             teacher.check(self.student.output_shape[-1], size)
         self._teacher = teacher
 

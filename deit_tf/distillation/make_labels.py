@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import track
 
-from deit_tf.config import CHANNELS, TrainConfig, check_labeling
+from deit_tf.config import TrainConfig, check_labeling
 from deit_tf.data import ImageProcessor, Source, eval_dataset, open_sources, train_dataset
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import INFORMATION, first_batch, software, teacher_facts
@@ -76,7 +76,7 @@ def make_labels(
     with dtype_policy(config.precision):
         teacher = load_teacher(config.distill.teacher, sources[0].class_names, processor)
     classes, top_k = len(sources[0].class_names), config.distill.top_k
-    teacher.check(classes, (*processor.size, CHANNELS))
+    teacher.check(classes, (*processor.size, processor.num_channels))
     if not 0 <= top_k < classes:
         raise ValueError(
             f"`distill.top_k` lies in 0..{classes - 1}: 0 keeps the decision alone, "

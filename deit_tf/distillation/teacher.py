@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, Triple
+from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from deit_tf.data import ImageProcessor
 from deit_tf.distillation.detection import gives_probabilities, own_normalization
 
@@ -60,7 +60,7 @@ class Teacher:
         self.image_size = self._image_size(processor)
         self.check_frozen()
 
-    def _normalization(self, processor: ImageProcessor | None) -> tuple[Triple, Triple]:
+    def _normalization(self, processor: ImageProcessor | None) -> tuple[PerChannel, PerChannel]:
         """Mean and deviation of its images: given, undone by itself, or ImageNet's."""
         own = own_normalization(self.model)
         if processor is None:
@@ -201,9 +201,19 @@ def _resize_matrix(old: int, new: int) -> np.ndarray:
 
 
 def renormalization(
-    mean: Triple, std: Triple, new_mean: Triple, new_std: Triple
+    mean: PerChannel, std: PerChannel, new_mean: PerChannel, new_std: PerChannel
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float32 [3] each, from one normalization to another."""
+    """Scale and offset, float32 [channels] each, from one normalization to another.
+
+    Raises:
+        ValueError: If the two are of other numbers of channels.
+    """
+    if len(mean) != len(new_mean):
+        raise ValueError(
+            f"A teacher sees the student's images, which have {len(mean)} channels, and this one "
+            f"takes {len(new_mean)}. Train one on the same images by `deit-tf train-teacher`, or "
+            "set `distill.kind` to none."
+        )
     scale = np.divide(std, new_std)
     offset = np.subtract(mean, new_mean) / new_std
     return scale.astype("float32"), offset.astype("float32")

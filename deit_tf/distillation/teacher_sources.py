@@ -251,7 +251,11 @@ def build_teacher(
     Raises:
         ValueError: For an unknown name, or weights for a network that has none here.
     """
-    size = {"num_classes": num_classes, "image_size": processor.size}
+    size = {
+        "num_classes": num_classes,
+        "image_size": processor.size,
+        "num_channels": processor.num_channels,
+    }
     if config.name in RESNET:
         if config.weights:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from deit_tf.config import CHANNELS
 from deit_tf.evaluation.pictures import check_counts, held_out, training
 from deit_tf.exporting.compare import device_text, share_text
 from deit_tf.exporting.reference import comparison_images, float32_twin
@@ -218,7 +219,12 @@ def export_run_web(run: str, out: str, **options: Any) -> TFLiteFiles:
     folder = Path(out)
     for variant in options.get("variants", ()):
         check_variant(variant)
-    load_run(run)  # refuse what is none before npm is waited for
+    channels = load_run(run).processor.num_channels  # refuse what is none before npm is waited for
+    if channels != CHANNELS:
+        raise ValueError(
+            "The page shows the model RGB pictures and the camera's. Received: a model of "
+            f"{channels} channels. Export it by `deit-tf export tflite`."
+        )
     write_page(folder)
     files = export_run_tflite(run, out, outputs="all", **options)
     write_models(folder)

@@ -212,7 +212,7 @@ class Findings:
         found = items.map(
             lambda item: (item["index"], self.run.processor(item["image"]))
         ).as_numpy_iterator()
-        return {int(index): self.run.processor.to_pixels(image) for index, image in found}
+        return {int(index): self.run.processor.to_rgb(image) for index, image in found}
 
     @cached_property
     def rollouts(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -223,7 +223,7 @@ class Findings:
             return []
         images = self.run.samples[:PICTURES]
         rollout = rollout_model(self.run.model).predict_on_batch(images)
-        return list(zip(self.run.processor.to_pixels(images), rollout, strict=True))
+        return list(zip(self.run.processor.to_rgb(images), rollout, strict=True))
 
     @cached_property
     def reconstructions(self) -> list[dict]:
@@ -247,10 +247,10 @@ class Findings:
             np.kron(mask.reshape(rows, columns), np.ones((patch, patch)))[..., None] > 0
         )  # [H, W, 1]
         pixels, loss = (
-            self.run.processor.to_pixels(image),
+            self.run.processor.to_rgb(image),
             float(masked_l1(image[None], guess[None], mask[None])),
         )
-        guessed = np.where(hidden, self.run.processor.to_pixels(guess), pixels)
+        guessed = np.where(hidden, self.run.processor.to_rgb(guess), pixels)
 
         return {
             "image": pixels,

@@ -73,7 +73,7 @@ def _labeled(
     names = training.class_names
     spread = config.augment.resolve().label_smoothing / len(names)
     captions = [_caption(row, spread, names) for row in labels]
-    return processor.to_pixels(batch), captions
+    return processor.to_rgb(batch), captions
 
 
 def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) -> np.ndarray:
@@ -94,7 +94,7 @@ def _masked(config: TrainConfig, training: Source, processor: ImageProcessor) ->
     mask = batch["mask"].reshape(-1, rows, columns)
     hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
 
-    return np.where(hidden, np.uint8(GRAY), processor.to_pixels(batch["image"]))
+    return np.where(hidden, np.uint8(GRAY), processor.to_rgb(batch["image"]))
 
 
 def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from deit_tf.config import CHANNELS
 from deit_tf.data.pillow import MOST_LEVELS
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.compare import HALF, Limits
@@ -29,9 +30,9 @@ def check_file(file: Path) -> Path:
     return file.with_suffix(SUFFIX)
 
 
-def check_picture(height: int, width: int) -> np.ndarray:
-    """The picture of `FORMULA`, uint8 [height, width, 3]."""
-    y, x, c = np.indices((height, width, 3))
+def check_picture(height: int, width: int, channels: int = CHANNELS) -> np.ndarray:
+    """The picture of `FORMULA`, uint8 [height, width, channels]."""
+    y, x, c = np.indices((height, width, channels))
     t = (3 * y + 5 * x + 85 * c) % 512
     return np.minimum(t, 511 - t).astype(np.uint8)
 
@@ -52,7 +53,7 @@ def check_numbers(file: Path, processor: ImageProcessor, limits: Limits) -> dict
         `preparation`, a larger picture that is to be resized and cropped, and pixels of the result.
     """
     model = load_tflite(file)
-    pixels = check_picture(*processor.size)
+    pixels = check_picture(*processor.size, processor.num_channels)
     fed = pixels if model.input_type == "uint8" else processor.normalize(pixels).numpy()
     logits = model(fed[None], processor)[0]  # [C]
     scale = max(1.0, float(np.abs(logits).max()))
@@ -87,8 +88,9 @@ def write_check_numbers(file: Path, processor: ImageProcessor, limits: Limits) -
 
 def _preparation(processor: ImageProcessor) -> dict[str, Any]:
     height, width = (side * 3 // 2 for side in processor.size)
-    encoded = tf.io.encode_png(check_picture(height, width))
-    pixels = processor.to_pixels(processor(encoded)[None])[0]  # [H, W, 3]
+    picture = check_picture(height, width, processor.num_channels)
+    cropped = processor.normalize(processor.crop(tf.constant(picture)))
+    pixels = processor.to_pixels(cropped[None])[0]  # [H, W, channels]
 
     rows, columns = ((0, side // 2, side - 1) for side in pixels.shape[:2])
     places = [(row, column) for row in rows for column in columns]

@@ -170,7 +170,7 @@ def _check_arguments(
     top_k: int,
     batch_sizes: Sequence[int],
 ) -> None:
-    if model.input_shape[1:] != (*processor.size, 3):
+    if model.input_shape[1:] != (*processor.size, processor.num_channels):
         raise ValueError(
             f"`processor` must make images of the model's shape {model.input_shape[1:]}. "
             f"Received: image_size={processor.image_size}"

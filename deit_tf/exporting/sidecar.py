@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deit_tf.config import CHANNELS
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.files import (
@@ -87,7 +88,7 @@ def write_sidecar(file: Path, artifact: Path, sidecar: Sidecar, batch: str = "B"
             "name": "images",
             "type": sidecar.input_type,
             "values": INPUTS[sidecar.input_type],
-            "layout": f"{batch}, H, W, RGB",
+            "layout": f"{batch}, H, W, {_channels(sidecar.processor)}",
         },
     }
     if sidecar.processor is not None:
@@ -155,12 +156,19 @@ def check_class_names_beside(file: Path, class_names: Sequence[str]) -> None:
         )
 
 
+def _channels(processor: ImageProcessor | None) -> str:
+    """The last axis of the images in words."""
+    channels = CHANNELS if processor is None else processor.num_channels
+    return {1: "gray", CHANNELS: "RGB"}.get(channels, f"{channels} channels")
+
+
 def _processor_entries(processor: ImageProcessor) -> dict[str, Any]:
     return {
         "image_size": list(processor.size),
         "resize_to": processor.before_crop,
         "interpolation": processor.interpolation,
         "preprocessing": str(processor),  # for people
+        "num_channels": processor.num_channels,
         "mean": list(processor.mean),
         "std": list(processor.std),
         UPRIGHT: processor.exif_orientation,

@@ -28,7 +28,7 @@ def make_signatures(
 ) -> dict[str, Callable]:
     """The signatures of `export_saved_model`, which documents them and the arguments."""
     top_k = min(top_k, len(class_names))
-    image = tf.TensorSpec((*processor.size, 3), tf.float32)
+    image = tf.TensorSpec((*processor.size, processor.num_channels), tf.float32)
     network = _network(model, xla)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:

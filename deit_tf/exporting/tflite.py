@@ -316,10 +316,13 @@ def _check_input(input_type: str, processor: ImageProcessor | None, model: keras
         raise ValueError(
             "`processor` must tell the mean and std of pixels for input uint8. Received: None"
         )
-    if processor is not None and model.input_shape[1:3] != processor.size:
+    if processor is None:
+        return
+    made = (*processor.size, processor.num_channels)
+    if model.input_shape[1:] != made:
         raise ValueError(
-            f"`processor` must make images of {model.input_shape[1:3]}. Received: "
-            f"image_size={processor.image_size}"
+            f"`processor` must make images of {model.input_shape[1:]}. Received: "
+            f"image_size={processor.image_size}, {processor.num_channels} channels"
         )
 
 

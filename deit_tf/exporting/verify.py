@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deit_tf.config import CHANNELS
+from deit_tf.data.npy import encode_npy
 from deit_tf.data.pillow import MOST_LEVELS, crop_by_pillow
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
@@ -88,11 +90,13 @@ def verify_saved_model(
 
 
 def encoded_pictures(images: np.ndarray, processor: ImageProcessor) -> list[bytes]:
-    """Normalized images [n, H, W, 3] as n PNG files, and as n JPEG files cut to another shape, so
-    as to be resized.
+    """Normalized images [n, H, W, channels] as n PNG files, and as n JPEG files cut to another
+    shape, so as to be resized; neither gray nor RGB as 2n `.npy` files.
     """
     pixels = processor.to_pixels(images)
     cut = pixels[:, :, : max(1, 2 * pixels.shape[2] // 3)]
+    if processor.num_channels not in (1, CHANNELS):
+        return [encode_npy(picture) for picture in (*pixels, *cut)]
     whole = [tf.io.encode_png(picture).numpy() for picture in pixels]
     return whole + [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in cut]
 
@@ -161,17 +165,27 @@ def _verify_bytes(
 ) -> dict[str, float]:
     encoded = encoded_pictures(images, processor)
     cropped = np.stack([processor.crop(processor.decode(picture)) for picture in encoded])
-    by_pillow = np.stack([crop_by_pillow(picture, processor) for picture in encoded])
-    levels = int(np.abs(np.int16(cropped) - by_pillow).max())  # of uint8 [2n, H, W, 3]
-    if levels > MOST_LEVELS:
-        raise ExportError(
-            f"pixels differ from Pillow's by {levels} gray levels, {MOST_LEVELS} are allowed"
-        )
+    levels = _check_pixels(cropped, encoded, processor)
 
     expected = keras_logits(model, processor.normalize(cropped))  # [2n, C]
     outputs = _run_in_batches(loaded, BYTES, encoded)
     _check_top_k(BYTES, outputs, expected, loaded.class_names, tolerance, activation)
-    return _compare(BYTES, outputs["logits"], expected, tolerance) | {"levels_from_pillow": levels}
+    return _compare(BYTES, outputs["logits"], expected, tolerance) | levels
+
+
+def _check_pixels(
+    cropped: np.ndarray, encoded: Sequence[bytes], processor: ImageProcessor
+) -> dict[str, int]:
+    """The largest difference from Pillow's pixels, which has none of neither gray nor RGB."""
+    if processor.num_channels not in (1, CHANNELS):
+        return {}
+    by_pillow = np.stack([crop_by_pillow(picture, processor) for picture in encoded])
+    levels = int(np.abs(np.int16(cropped) - by_pillow).max())  # of uint8 [2n, H, W, channels]
+    if levels > MOST_LEVELS:
+        raise ExportError(
+            f"pixels differ from Pillow's by {levels} gray levels, {MOST_LEVELS} are allowed"
+        )
+    return {"levels_from_pillow": levels}
 
 
 def _run_in_batches(loaded: LoadedModel, signature: str, batch: Sequence) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ models.py), and DeiT III (Touvron, Cord and Jegou 2022; models_v2.py).
 import keras
 import numpy as np
 
-from deit_tf.config import CHANNELS, MAX_PARAMETERS, ModelConfig, check_model, height_width
+from deit_tf.config import MAX_PARAMETERS, ModelConfig, check_model, height_width
 from deit_tf.models.layers import (
     LINEAR_STD,
     Block,
@@ -25,8 +25,9 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         config: The model in numbers.
         name: Name of the Keras model.
     Returns:
-        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits: the mean of both
-        heads where there are two. No output depends on `training`; drop path and dropout alone do.
+        A model from float32 [B, H, W, num_channels], normalized, to float32 [B, C] logits: the mean
+        of both heads where there are two. No output depends on `training`; drop path and dropout
+        alone do.
     Raises:
         ValueError: If the patch does not divide the image, the heads not the width, or a number is
             out of its bounds (`check_model`, `MAX_PARAMETERS`).
@@ -34,7 +35,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         is the output and `heads(model)` gives both. Heads compute in float32 at every precision.
     """
     height, width = _check(config)
-    image = keras.Input((height, width, CHANNELS), name="image")
+    image = keras.Input((height, width, config.num_channels), name="image")
     x = PatchEmbed(config.patch_size, config.embed_dim, name="patch_embed")(image)  # [B, N, D]
     x = Tokens(config.distilled, config.no_embed_class, name="tokens")(x)  # [B, N + 2, D]
 

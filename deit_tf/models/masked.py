@@ -8,7 +8,7 @@ from dataclasses import replace
 import keras
 from keras import ops
 
-from deit_tf.config import CHANNELS, ModelConfig
+from deit_tf.config import ModelConfig
 from deit_tf.models.deit import build_deit
 from deit_tf.models.layers import LINEAR_STD, MaskPatches, PixelShuffle
 from deit_tf.models.parts import blocks
@@ -61,13 +61,13 @@ def build_masked_on(trunk: keras.Model, name: str) -> keras.Model:
         x = block(x)
     x = trunk.get_layer("norm")(x)[:, tokens.prefix :]  # [B, N, D]
     x = ops.reshape(x, (-1, rows, columns, patch_embed.embed_dim))
-    x = _decoder(patch_embed.patch_size)(x)  # [B, H/P, W/P, 3 P P]
+    x = _decoder(image.shape[-1], patch_embed.patch_size)(x)  # [B, H/P, W/P, channels P P]
     reconstruction = PixelShuffle(patch_embed.patch_size, dtype="float32", name="decoder.1")(x)
     return keras.Model({"image": image, "mask": mask}, reconstruction, name=name)
 
 
-def _decoder(patch_size: int) -> keras.layers.Layer:
+def _decoder(channels: int, patch_size: int) -> keras.layers.Layer:
     init = keras.initializers.RandomNormal(stddev=LINEAR_STD)
     return keras.layers.Conv2D(
-        CHANNELS * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0"
+        channels * patch_size**2, 1, kernel_initializer=init, dtype="float32", name="decoder.0"
     )

@@ -2,6 +2,7 @@
 
 import keras
 
+from deit_tf.config import CHANNELS
 from deit_tf.models.layers import Block, Tokens
 
 HEADS = ("head", "head_dist")  # timm's names: of the class token, of the distillation token
@@ -29,3 +30,8 @@ def image_size(model: keras.Model) -> tuple[int | None, int | None]:
     The image is the input of four axes; the mask of a masked model has two.
     """
     return next(tuple(each.shape[1:3]) for each in model.inputs if len(each.shape) == 4)
+
+
+def num_channels(model: keras.Model) -> int:
+    """Channels of a model's images; 3 where it takes any."""
+    return next(each.shape[3] for each in model.inputs if len(each.shape) == 4) or CHANNELS

@@ -38,6 +38,7 @@ def build_regnety(
     *,
     num_classes: int,
     image_size: Size,
+    num_channels: int = CHANNELS,
     name: str = "regnety",
 ) -> keras.Model:
     """Build a RegNetY from the parameters of its widths (RegNet paper, section 3.3): u_j = w0 + wa
@@ -51,9 +52,10 @@ def build_regnety(
         group_width: Channels per group of the 3 x 3 convolutions.
         num_classes: Classes C.
         image_size: Height and width in pixels, or one number for a square.
+        num_channels: Channels of an image.
         name: Name of the Keras model.
     """
-    image = keras.Input((*height_width(image_size), CHANNELS), name="image")
+    image = keras.Input((*height_width(image_size), num_channels), name="image")
     x = layers.ReLU()(_conv_norm(image, STEM_WIDTH, 3, "stem", stride=2))
     for stage, (channels, blocks, group) in enumerate(
         _stages(depth, w0, wa, wm, group_width), start=1

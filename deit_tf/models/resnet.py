@@ -21,17 +21,19 @@ RESNET: dict[str, int] = {
 }
 
 
-def create_resnet(name: str, *, num_classes: int = 10, image_size: Size = 32) -> keras.Model:
+def create_resnet(
+    name: str, *, num_classes: int = 10, image_size: Size = 32, num_channels: int = CHANNELS
+) -> keras.Model:
     """Build a ResNet for small images by its number of layers, with fresh weights.
 
     Returns:
-        A model from float32 [B, H, W, 3], normalized, to float32 [B, C] logits.
+        A model from float32 [B, H, W, num_channels], normalized, to float32 [B, C] logits.
     Raises:
         ValueError: For an unknown name, with the nearest ones.
     Differs: a shortcut that changes shape is a 1 x 1 convolution with norm (the paper's option B).
     """
     check_name(name, RESNET)
-    image = keras.Input((*height_width(image_size), CHANNELS), name="image")
+    image = keras.Input((*height_width(image_size), num_channels), name="image")
     x = layers.ReLU()(_conv_norm(image, WIDTHS[0], 3, 1))
     for stage, channels in enumerate(WIDTHS):
         for block in range(RESNET[name]):

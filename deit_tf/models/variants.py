@@ -57,7 +57,7 @@ def count_parameters(config: ModelConfig) -> int:
     hidden = int(dim * config.mlp_ratio)
 
     patches = (height // patch) * (width // patch)
-    patch_embed = 3 * patch**2 * dim + dim
+    patch_embed = config.num_channels * patch**2 * dim + dim
     places = patches if config.no_embed_class else patches + heads
     tokens = (heads + places) * dim  # with the position embedding
 

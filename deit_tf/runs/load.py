@@ -15,7 +15,7 @@ from deit_tf.data import ImageProcessor, Source, open_sources, sample
 from deit_tf.data.folders import SplitRule
 from deit_tf.exporting.activations import SIGMOID, SOFTMAX
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
-from deit_tf.models.parts import image_size
+from deit_tf.models.parts import image_size, num_channels
 from deit_tf.runs.folder import RunFolder, run_config
 from deit_tf.weights.files import load_keras, remote_prefix, split_choice
 from deit_tf.zoo import restore_model
@@ -98,7 +98,10 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
 
     declared = image_size(model)
     size = declared if all(declared) else ANY_SIZE
-    processor = ImageProcessor.from_config(config.data, size) if config else ImageProcessor(size)
+    if config:
+        processor = ImageProcessor.from_config(config.data, size)
+    else:
+        processor = ImageProcessor.assumed(size, num_channels(model))
 
     class_names = _class_names(folder / CLASS_NAMES_FILE, model)
     if config is None:
@@ -133,7 +136,7 @@ def is_keras(source: str | Path) -> bool:
 def _foreign_run(source: str | Path, name: str | None) -> Run:
     """A model from the weights of another library, with the preprocessing that lies beside them."""
     model, facts = restore_model(source, name)
-    processor = ImageProcessor(model.input_shape[1:3])
+    processor = ImageProcessor.assumed(model.input_shape[1:3], model.input_shape[-1])
     if facts.preprocessor:
         try:
             processor = ImageProcessor.from_preprocessor_config(facts.preprocessor)

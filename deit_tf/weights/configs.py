@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from deit_tf.config import MAX_SIDE, check_epsilon
+from deit_tf.config import CHANNELS, MAX_SIDE, check_epsilon
 from deit_tf.files import check_class_names, read_json
 from deit_tf.weights.names import is_huggingface
 
@@ -201,7 +201,7 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
     model.
     """
     block = first_block(model)
-    classes = model.output_shape[-1]
+    classes, channels = model.output_shape[-1], model.input_shape[-1]
     features = state["head.weight" if block else "head.fc.weight"].shape[1]
     config = {"architecture": model.name, "num_classes": classes, "num_features": features}
     if block:
@@ -223,6 +223,8 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
                 "init_values": block["init_values"],
                 "no_embed_class": model.get_layer("tokens").no_embed_class,
             }
+        if channels != CHANNELS:
+            config["model_args"]["in_chans"] = channels
         if block["layer_norm_eps"] != TIMM_EPS:
             log.warning(
                 "timm builds its norms with an epsilon of 1e-6; this model has %g.",
@@ -232,6 +234,8 @@ def _timm_config(model, state, labels, preprocessing) -> dict[str, Any]:
         config["label_names"] = list(labels)
     heads = ["head", "head_dist"] if "head_dist.weight" in state else "head" if block else "head.fc"
     first = "patch_embed.proj" if block else "stem.conv"
+    # timm adapts the weights of a first layer that is named here, as if they were for RGB.
+    first = first if channels == CHANNELS else None
 
     return {
         **config,

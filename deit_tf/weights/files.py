@@ -136,15 +136,23 @@ def load_weights(
             model.name,
         )
 
+    theirs = described.get("num_channels")
+    ours = next(each.shape[3] for each in model.inputs if len(each.shape) == 4)
+    if theirs and theirs != ours:
+        log.info(
+            "%s is for images of %d channels: its first kernel was adapted to %d.",
+            facts.source,
+            theirs,
+            ours,
+        )
     if has_pooler(state):
         log.info("%s has a pooler, which classifies nothing: it is passed over.", facts.source)
     side = described.get("image_size")
     if patch and (size or (side, side)) != input_size(model):
-        theirs = size or (side, side)
         log.info(
             "%s is for images of %d x %d: its position embedding was resized.",
             facts.source,
-            *theirs,
+            *(size or (side, side)),
         )
     if block := first_block(model):
         log.info("%s: layer norms with epsilon %g.", facts.source, block["layer_norm_eps"])

@@ -13,6 +13,8 @@ from typing import Literal
 import keras
 import numpy as np
 
+from deit_tf.config import CHANNELS
+
 Layout = Literal["timm", "huggingface"]
 State = Mapping[str, np.ndarray]
 
@@ -29,6 +31,7 @@ _TO_TORCH = {
 }  # kernel axes: [in, out] -> [out, in]; [kh, kw, in, out] -> [out, in, kh, kw]
 _TO_KERAS = {2: (1, 0), 4: (2, 3, 1, 0)}
 LAYER_SCALE = 1e-6  # where timm starts it; trained weights do not tell
+_FIRST_KERNELS = ("patch_embed.proj.weight", "stem.conv.weight")  # see the image itself
 _LAYER_SCALE = re.compile(r"\.ls[12]$")
 _HEADS = ("head.", "head_dist.", "mask_token", "decoder.")
 
@@ -82,9 +85,9 @@ def load_reference(
 ) -> None:
     """Put the weights of timm, the original or Hugging Face into a model, all of them or none.
 
-    The layout is told from the keys. A position embedding of another size is resized. The state may
-    be a
-    mapping that reads a tensor when it is asked for: each is fetched twice and not kept.
+    The layout is told from the keys. A position embedding of another size is resized, and weights
+    for RGB are adapted to other channels (`adapt_channels`). The state may be a mapping that reads
+    a tensor when it is asked for: each is fetched twice and not kept.
 
     Args:
         model: What build_deit, build_regnet or build_masked made.
@@ -108,6 +111,8 @@ def load_reference(
         tensor = _fetch(state, keys[name])
         if name == "pos_embed":
             tensor = _fit_pos_embed(model, names, tensor, grid)
+        if name in _FIRST_KERNELS:
+            tensor = adapt_channels(tensor, names[name].shape[-2])
         return _to_keras(tensor, names[name])
 
     _check_state(names, keys, array)
@@ -121,9 +126,9 @@ def describe(state: State) -> dict[str, int | float | bool]:
     Args:
         state: Arrays by the library's own key, as `load_reference` takes them.
     Returns:
-        Fields of ModelConfig: `patch_size`, `embed_dim`, `depth`, `mlp_ratio`, `distilled`,
-        `init_values`, `no_embed_class`, `image_size` (of a square image) and, where there is a
-        head, `num_classes`. Of a network that is no DeiT `num_classes` alone.
+        Fields of ModelConfig: `patch_size`, `num_channels`, `embed_dim`, `depth`, `mlp_ratio`,
+        `distilled`, `init_values`, `no_embed_class`, `image_size` (of a square image) and, where
+        there is a head, `num_classes`. Of a network that is no DeiT `num_classes` alone.
     """
     keys = _timm_names(state)
     head = next(
@@ -135,7 +140,8 @@ def describe(state: State) -> dict[str, int | float | bool]:
     ):
         return described
 
-    width, _, patch, _ = _fetch(state, keys["patch_embed.proj.weight"]).shape  # [D, 3, P, P]
+    kernel = _fetch(state, keys["patch_embed.proj.weight"])
+    width, channels, patch, _ = kernel.shape  # [D, channels, P, P]
     distilled = "dist_token" in keys
     has_scale = "blocks.0.ls1.gamma" in keys
     places = _fetch(state, keys["pos_embed"]).shape[1]
@@ -147,6 +153,7 @@ def describe(state: State) -> dict[str, int | float | bool]:
         **described,
         "image_size": round(patches**0.5) * patch,
         "patch_size": patch,
+        "num_channels": channels,
         "embed_dim": width,
         "depth": len({name.split(".")[1] for name in keys if name.startswith("blocks.")}),
         "mlp_ratio": len(_fetch(state, keys["blocks.0.mlp.fc1.bias"])) / width,
@@ -235,6 +242,25 @@ def to_reference(model: keras.Model, layout: Layout = "timm") -> dict[str, np.nd
         return renamed
 
     return {key.replace("cls_classifier", "classifier"): array for key, array in renamed.items()}
+
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Adapt the first kernel of weights for RGB to images of other channels.
+
+    Args:
+        kernel: [D, 3, P, P], in torch's layout; of other channels it stays as it is.
+        channels: Of the images.
+    Returns:
+        [D, channels, P, P]. For one channel the sum of the three, so that a gray picture gives what
+        it gave as RGB; for others red, green and blue in turn, times 3 / channels.
+    Source: timm/models/_manipulate.py, adapt_input_conv.
+    """
+    if kernel.ndim != 4 or kernel.shape[1] != CHANNELS or channels == CHANNELS:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=1, keepdims=True)
+    in_turn = np.arange(channels) % CHANNELS
+    return kernel[:, in_turn] * np.float32(CHANNELS / channels)
 
 
 def resize_pos_embed(

@@ -141,6 +141,7 @@ def test_out_and_in_again_is_exact(tmp_path, layout, distilled):
         "num_classes": 4,
         "image_size": 32,
         "patch_size": 8,
+        "num_channels": 3,
         "embed_dim": 48,
         "depth": 2,
         "mlp_ratio": 4.0,
