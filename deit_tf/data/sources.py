@@ -82,7 +82,8 @@ def open_sources(
     if config.source.startswith("tfds:"):
         return tensorflow_datasets(config)
     if annotations.is_annotations(config.source):
-        return annotated_files(annotations.file_of(config.source), config.holdout, config.verify)
+        file, channels = annotations.file_of(config.source), len(config.mean)
+        return annotated_files(file, config.holdout, config.verify, channels)
     folder = local_or_stored(config.source)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -181,13 +182,16 @@ def _check_known(
         )
 
 
-def annotated_files(file: Path, holdout: float, verify: bool) -> tuple[Source, Source]:
+def annotated_files(
+    file: Path, holdout: float, verify: bool, channels: int = CHANNELS
+) -> tuple[Source, Source]:
     """Open the pictures of a file that says which labels each of them has.
 
     Args:
         file: As `read_annotations` takes it.
         holdout: Share of the pictures kept for evaluation, where the file has no splits.
         verify: Decode every picture once; those that fail are left out and reported.
+        channels: Of the pictures.
     Raises:
         FileNotFoundError: If the file, or a picture that it names, is not there.
         ValueError: If the file is of another form, or a split has no pictures.
@@ -202,7 +206,10 @@ def annotated_files(file: Path, holdout: float, verify: bool) -> tuple[Source, S
     if unseen := [name for name in names if name not in set(train.names())]:
         named = ", ".join(unseen[: folders.NAMED]) + ", ..." * (len(unseen) > folders.NAMED)
         log.warning("No picture to train on in %s has the labels: %s", file, named)
-    return _annotated(f"{file}/train", names, train), _annotated(f"{file}/eval", names, held_out)
+    return (
+        _annotated(f"{file}/train", names, train, channels),
+        _annotated(f"{file}/eval", names, held_out, channels),
+    )
 
 
 def _annotated_to_evaluate_on(file: Path, config: DataConfig) -> Source:
@@ -212,7 +219,7 @@ def _annotated_to_evaluate_on(file: Path, config: DataConfig) -> Source:
     names = tuple(sorted({*train.names(), *chosen.names()}))
     if config.verify:
         chosen = _that_decode(chosen, file)
-    return _annotated(str(file), names, chosen)
+    return _annotated(str(file), names, chosen, len(config.mean))
 
 
 def _that_decode(annotated: annotations.Annotated, file: Path) -> annotations.Annotated:
@@ -220,7 +227,9 @@ def _that_decode(annotated: annotations.Annotated, file: Path) -> annotations.An
     return annotated.only(checked.paths)
 
 
-def _annotated(name: str, names: tuple[str, ...], annotated: annotations.Annotated) -> Source:
+def _annotated(
+    name: str, names: tuple[str, ...], annotated: annotations.Annotated, channels: int
+) -> Source:
     paths = [os.fsencode(path) for path in annotated.paths]
     if not paths:
         raise ValueError(f"{name} has no images.")
@@ -231,10 +240,11 @@ def _annotated(name: str, names: tuple[str, ...], annotated: annotations.Annotat
     flat = np.array([c for each in classes for c in each], np.int64)
     stops = np.cumsum([0, *map(len, classes)])
     table, bounds, files = tf.constant(flat), tf.constant(stops), tf.constant(paths)
+    read = _reader(channels)
 
     def load(i):
         present = table[bounds[i] : bounds[i + 1]]
-        return {"image": tf.io.read_file(files[i]), "label": multi_hot(present, len(names))}
+        return {"image": read(files[i]), "label": multi_hot(present, len(names))}
 
     source = _placed(name, names, len(paths), load)
     counts = np.bincount(flat, minlength=len(names))
@@ -364,9 +374,13 @@ def _files(name: str, class_names: tuple[str, ...], files: folders.Files, channe
     paths = [os.fsencode(path) for each in class_names for path in files.get(each, [])]
     counts = [len(files.get(each, [])) for each in class_names]
     labels = np.repeat(np.arange(len(class_names)), counts)
-    read = tf.io.read_file if channels == CHANNELS else read_picture
-    source = _in_memory(name, class_names, paths, labels, read)
+    source = _in_memory(name, class_names, paths, labels, _reader(channels))
     return replace(source, files=paths)
+
+
+def _reader(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From a path to the bytes of a picture of so many channels."""
+    return tf.io.read_file if channels == CHANNELS else read_picture
 
 
 def _in_memory(
