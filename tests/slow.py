@@ -20,6 +20,7 @@ SLOW = {
     ),
     "whole commands, each with a training of its own": (
         "planning/test_plan.py::test_the_command_measures",
+        "test_channels.py::test_a_gray_run",
         "test_object_store.py::test_a_run_on_a_store_goes_on_on_another_machine",
         "test_train.py::test_every_policy_trains_with_deterministic_ops",
         "test_train.py::test_labels_made_ahead_train_the_same_student",
