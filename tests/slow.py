@@ -20,6 +20,7 @@ SLOW = {
     ),
     "whole commands, each with a training of its own": (
         "planning/test_plan.py::test_the_command_measures",
+        "test_channels.py::test_a_gray_run",
         "test_object_store.py::test_a_run_on_a_store_goes_on_on_another_machine",
         "test_multilabel.py::test_a_run",
         "docs/test_gpu_check.py::test_the_command",

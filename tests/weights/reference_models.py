@@ -46,8 +46,8 @@ def randomize(model):
     return model.eval()
 
 
-def images(height, width):
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+def images(height, width, channels=3):
+    return torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def save(folder, image, logits):
@@ -110,7 +110,8 @@ def load_timm(folder):
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)
-    image = images(*config["input_size"][1:])
+    channels, *size = config["input_size"]
+    image = images(*size, channels)
     with torch.no_grad():
         save(folder, image, model(image))
     (folder / "seen.json").write_text(
@@ -127,18 +128,21 @@ def load_huggingface(folder):
         folder, output_loading_info=True
     )
     size = model.config.image_size
-    image = images(*((size, size) if isinstance(size, int) else size))
+    sides = (size, size) if isinstance(size, int) else size
+    image = images(*sides, model.config.num_channels)
     with torch.no_grad():
         save(folder, image, model.eval()(image).logits)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    photo = Image.open(folder / "photo.png")
-    pixels = processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    np.save(folder / "pixels.npy", pixels)
     seen = {
         "keys": [*map(list, (info["missing_keys"], info["unexpected_keys"]))],
         "labels": model.config.id2label,
     }
     (folder / "seen.json").write_text(json.dumps(seen))
+    if not (folder / "photo.png").exists():
+        return
+    photo = Image.open(folder / "photo.png")
+    pixels = processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.save(folder / "pixels.npy", pixels)
 
 
 if __name__ == "__main__":

@@ -156,3 +156,14 @@ def test_timm_loads_what_was_converted(tmp_path, name, options):
         "crop_pct": 0.9,
         "mean": [0.4, 0.5, 0.6],
     }
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("library", ["timm", "huggingface"])
+def test_they_load_models_of_other_channels(tmp_path, library, channels):
+    model = deit_tf.create_model("deit_test", num_classes=4, num_channels=channels)
+    processor = PROCESSOR(32, 0.9, (0.4,) * channels, (0.3,) * channels)
+    preprocessing = processor.to_preprocessor_config(library)
+    out = write_weights(model, tmp_path / "out", layout=library, preprocessing=preprocessing)
+    run("load", library, out)
+    assert difference(model, out) < TOLERANCE
