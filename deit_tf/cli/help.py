@@ -1,6 +1,6 @@
 """The pages of `--help`: of a command's settings the most used, one group, or all.
 
-They come from the docstrings of config.py.
+They come from the docstrings of config/.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What each command takes, from config.py and jsonargparse alone: neither waits for TensorFlow."""
+"""What each command takes, from config/ and jsonargparse alone: neither waits for TensorFlow."""
 
 import argparse
 import textwrap

@@ -3,7 +3,7 @@
 import { withoutMetadata } from "./metadata.js";
 import { exifOrientation, turn } from "./orientation.js";
 
-const MAX_ASPECT = 100; // long side over short side, as in deit_tf/config.py
+const MAX_ASPECT = 100; // long side over short side, as in deit_tf/config/bounds.py
 
 /**
  * Decode a file or blob.
