@@ -30,6 +30,7 @@ PUBLISHED = [
     for name in deit_tf.list_models()
     if name.startswith("deit_") and name[-3:] in ("224", "384")
 ]
+DEIT3 = ["deit3_small_patch16_224", "deit3_base_patch16_224", "deit3_base_patch16_384"]
 # Float32 sums of up to 3072 terms in another order, over twelve blocks; logits are of size 1.
 TOLERANCE = 1e-5
 PROCESSOR = deit_tf.ImageProcessor
@@ -73,6 +74,16 @@ def test_every_variant(tmp_path, name, library, eps):
     run("make", library, name, tmp_path)
     model = deit_tf.create_model(name, weights=tmp_path)
     assert model.get_layer("norm").epsilon == eps
+    assert difference(model, tmp_path) < TOLERANCE
+    told, _ = restore_model(tmp_path)
+    assert told.name == name
+    (tmp_path / "model.safetensors").unlink()  # up to 350 MB each
+
+
+@pytest.mark.parametrize("name", DEIT3)
+def test_deit3(tmp_path, name):
+    run("make", "timm", name, tmp_path)
+    model = deit_tf.create_model(name, weights=tmp_path)
     assert difference(model, tmp_path) < TOLERANCE
     told, _ = restore_model(tmp_path)
     assert told.name == name
