@@ -20,9 +20,9 @@ SLOW = {
     ),
     "whole commands, each with a training of its own": (
         "planning/test_plan.py::test_the_command_measures",
-        "test_channels.py::test_a_gray_run",
+        "test_one_channel.py::test_a_gray_run",
         "test_object_store.py::test_a_run_on_a_store_goes_on_on_another_machine",
-        "test_multilabel.py::test_a_run",
+        "test_multilabel_run.py::test_a_run",
         "docs/test_gpu_check.py::test_the_command",
         "docs/test_gpu_check.py::test_the_steps",
         "test_train.py::test_every_policy_trains_with_deterministic_ops",

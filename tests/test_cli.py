@@ -153,7 +153,10 @@ def test_an_unknown_group_of_settings_is_named(capsys):
         (["train", "--epoch", "3"], "--epoch 3. Did you mean --epochs"),
         (["train", "--epochs", "many"], "`epochs` takes int. Received: many"),
         (["train", "--model.depth", "x"], "`model.depth` takes int, null. Received: x"),
-        (["train", "--task", "x"], "`task` takes one of 'classify', 'masked'. Received: x"),
+        (
+            ["train", "--task", "x"],
+            "`task` takes one of 'classify', 'multilabel', 'masked'. Received: x",
+        ),
         (["plan", "--memory", "16XB"], "argument --memory: such as 16GB. Received: 16XB"),
         (["label", "--epochs", "x:2"], "argument --epochs: such as 0:300 or 300. Received: x:2"),
         (["label", "--shard", "1"], "argument --shard: such as 1/4. Received: 1"),

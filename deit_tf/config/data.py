@@ -11,10 +11,9 @@ class DataConfig:
     """Where the images come from and how they reach the model.
 
     Args:
-        source: `digits` (bundled with scikit-learn), `tfds:NAME` for a TensorFlow Datasets builder,
-            or a folder of class folders, optionally below `train/` and `val/`, here or on an object
-            store, `gs://BUCKET/FOLDER`; for `task` multilabel a `.csv` or `.jsonl` file of pictures
-            and their labels, here.
+        source: `digits` (bundled with scikit-learn), `tfds:NAME` for TensorFlow Datasets, or a
+            folder of class folders, optionally below `train/` and `val/`, here or on an object
+            store, `gs://BUCKET/FOLDER`; for `task` multilabel a `.csv` or `.jsonl` file of labels.
         train_split: TFDS only: the split to train on, or several joined by `+`.
         eval_split: TFDS only: the split to evaluate on; by default `validation`, else `test`.
         data_dir: TFDS only: where the prepared data set lies.

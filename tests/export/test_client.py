@@ -15,7 +15,7 @@ from client import ServerError, classify, main, read_picture
 from PIL import ExifTags, Image, ImageOps
 from toy_models import batch_of, picture, save_model, serving
 
-from deit_tf.data.preprocess import decode_image
+from deit_tf.data.decode import decode_image
 
 RANDOM = np.random.default_rng(0)
 COLORS = Image.fromarray(RANDOM.integers(256, size=(40, 24, 3), dtype=np.uint8))

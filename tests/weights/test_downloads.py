@@ -95,7 +95,7 @@ def test_a_data_set_of_tensorflow(monkeypatch, tmp_path):
     def download_and_prepare():
         raise requests.ConnectionError("Failed to resolve\n'storage'")
 
-    info = Stub(features={"image": None, "label": None})
+    info = Stub(features={"image": None, "label": tfds.features.ClassLabel(names=["a", "b"])})
     builder = Stub(info=info, data_dir=str(tmp_path), download_and_prepare=download_and_prepare)
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
     with pytest.raises(FileNotFoundError) as refused:

@@ -429,6 +429,7 @@ def test_the_hub_is_asked_for_safetensors_first(folder, monkeypatch):
         ("facebook/deit", None, "model.safetensors"),
         ("facebook/deit", None, "model.safetensors.index.json"),
         ("facebook/deit", None, "pytorch_model.bin"),
+        ("facebook/deit", None, "metadata.json"),  # of a preset of keras-hub
     ]
 
 
