@@ -145,10 +145,12 @@ def _keys(
     Another TensorFlow may decode otherwise, so its version is part of it.
     """
     root, person = len(str(folder)), f"{CHECK} {tf.__version__}".encode()[:16]
+    in_paths = str(folder) != os.curdir  # which pathlib leaves out of what lies there
     digests, changed = bytearray(), np.zeros(len(paths), np.int64)
     for i, path in enumerate(paths):
         size, changed[i] = _size_and_time(path)
-        known_by = os.fsencode(f"{place}{path[root:]}\0{size}\0{changed[i]}")
+        within = path[root:] if in_paths else f"/{path}"
+        known_by = os.fsencode(f"{place}{within}\0{size}\0{changed[i]}")
         digests += hashlib.blake2b(known_by, digest_size=16, person=person).digest()
 
     keys = np.frombuffer(digests, np.uint64).reshape(-1, 2)

@@ -243,9 +243,9 @@ def image_sizes(folder: Folder) -> dict[str, int | None]:
 
 def report_left_out(paths: Iterable[str], folder: Folder, reason: str) -> None:
     """Count and name files that are left out."""
-    paths, within = sorted(paths), len(os.path.join(folder, ""))
+    paths = sorted(paths)
     if paths:
-        named = ", ".join(readable(path[within:]) for path in paths[:NAMED])
+        named = ", ".join(readable(_within(path, folder)) for path in paths[:NAMED])
         more = ", ..." * (len(paths) > NAMED)
         log.warning("Left out %d of %s that %s: %s%s", len(paths), folder, reason, named, more)
 
@@ -323,6 +323,13 @@ def _image_files(
             left_out.endings.append(entry.path)
         else:
             yield entry
+
+
+def _within(path: str, folder: Folder) -> str:
+    """A path from a folder on."""
+    if isinstance(folder, StorePath):
+        return path.removeprefix(f"{folder}/")
+    return str(Path(path).relative_to(folder))
 
 
 def _size(entry: os.DirEntry | StorePath) -> int | None:

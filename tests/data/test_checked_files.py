@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -150,3 +151,14 @@ def test_folders_are_known_by_where_they_are(folder, decoded, monkeypatch):
     monkeypatch.chdir(folder.parent)
     for same in (folder.parent / "link", type(folder)("images")):
         assert check(same) == before and not decoded
+
+
+def test_files_of_the_folder_one_is_in_are_told_apart(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    paths = ["bat/1.bmp", "cat/1.bmp"]  # BMP, so that both have as many bytes
+    for seed, path in enumerate(paths):
+        (folder.parent / path).parent.mkdir()
+        write(folder.parent / path, seed)
+    first, again = (fingerprints_of(paths, Path(".")) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first[0] != first[1]

@@ -54,6 +54,14 @@ def test_the_share_is_about_what_was_asked_for(tmp_path):
     assert abs(len(hold_out(files, 0.1)[1]["cat"]) - 400) < 57
 
 
+def test_the_folder_that_a_command_runs_in(folder, monkeypatch, caplog):
+    (folder / "dog" / "broken.png").write_bytes(b"\x89PNG and no more")
+    monkeypatch.chdir(folder)
+    train, held_out = open_folder(".", holdout=0.25)
+    assert train.size + held_out.size == 20
+    assert "cannot be decoded: dog/broken.png" in caplog.text
+
+
 @pytest.mark.parametrize("change", ["another", "broken", "gone"])
 def test_no_file_decides_for_another(folder, change):
     before = contents(open_folder(folder, holdout=0.25)[1])
