@@ -22,6 +22,7 @@ from deit_tf.data.folders import image_sizes
 from deit_tf.files import CACHE_VARIABLE
 from deit_tf.object_store import StorePath, is_url, local_or_stored
 from deit_tf.runs import RunFolder, load_network, local_copy
+from deit_tf.runs.mirror import Mirror
 from deit_tf.train import train
 from deit_tf.training.checkpoints import Checkpoints
 
@@ -150,8 +151,6 @@ def test_a_run_on_a_store_goes_on_on_another_machine(whole, cache, tmp_path, mon
 
 
 def test_a_copy_follows_the_store_and_keeps_what_it_could_not_send(tmp_path):
-    from deit_tf.runs.mirror import Mirror
-
     mirror = Mirror(StorePath.of("ram://mirrored"))
     mirror.fetch()
     for name in ("a", "b", "within/c"):
@@ -181,3 +180,20 @@ def test_what_is_no_run_is_not_written_to_a_store(capsys):
     with pytest.raises(SystemExit):
         main(["preview", "--data.source", "digits", "--file", "ram://sheet.png"])
     assert "`--file` is written on this machine" in capsys.readouterr().err
+
+
+def test_a_store_that_refuses_is_named_and_the_copy_stays(monkeypatch):
+    mirror = Mirror(StorePath.of("ram://full"))
+    mirror.fetch()
+    (mirror.folder / "a").write_text("a")
+
+    def refuse(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "the quota is used up.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", refuse)
+        with pytest.raises(OSError, match="ram://full and its copy.*the quota is used up. What is"):
+            mirror.send()
+    assert (mirror.folder / "a").read_text() == "a"
+    mirror.send()
+    assert tf.io.gfile.GFile("ram://full/a").read() == "a"

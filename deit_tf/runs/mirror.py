@@ -1,9 +1,9 @@
 """A run folder on an object store: a run is worked on in a copy here, which the store gets after
 every checkpoint and at the end.
 
-A store knows no locks, no appending and no renaming, on which whole files rest; so the run's own
-code sees an ordinary folder. What the store holds counts: a copy follows it where another machine
-has gone on with the run, and keeps only what it could not send.
+A store knows no locks and no appending; so the run's own code sees an ordinary folder. What the
+store holds counts: a copy follows it where another machine has gone on with the run, and keeps only
+what it could not send.
 """
 
 import hashlib
@@ -83,6 +83,10 @@ class Mirror:
             OSError: If a file cannot be fetched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with self._naming():
+            self._fetch()
+
+    def _fetch(self) -> None:
         agreed, stored = self._agreed(), dict(_stored_files(self.url, ""))
         for name in agreed.keys() - stored.keys():
             (self.folder / name).unlink(missing_ok=True)
@@ -94,7 +98,7 @@ class Mirror:
                 continue  # as it was sent, or newer here
             here.parent.mkdir(parents=True, exist_ok=True)
             with replacing(here) as temporary:
-                _copy(str(self.url / name), str(temporary))
+                tf.io.gfile.copy(self.url / name, temporary, overwrite=True)
             kept[name] = [state, _state(here)]
         write_json(kept, self.folder / SENT)
 
@@ -104,9 +108,11 @@ class Mirror:
         Raises:
             OSError: If a file cannot be sent; the copy here has it, and it is sent the next time.
         """
-        if self.worker:
-            return
+        if not self.worker:
+            with self._naming():
+                self._send()
 
+    def _send(self) -> None:
         agreed, here = self._agreed(), dict(_files(self.folder))
         kept = {name: states for name, states in agreed.items() if name in here}
         for name, file in here.items():
@@ -120,6 +126,17 @@ class Mirror:
                 tf.io.gfile.remove(self.url / name)
         write_json(kept, self.folder / SENT)
 
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Say in one sentence that the store does not answer, or refuses."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"{self.url} and its copy here, {self.folder}, could not be made alike: "
+                f"{error.message} What is here is whole: run the same command again to go on."
+            ) from error
+
     def _agreed(self) -> dict[str, list[State]]:
         """For each file its state on the store and here when both were the same."""
         file = self.folder / SENT
@@ -131,7 +148,9 @@ def _send(file: Path, target: StorePath) -> State:
     folder, _, name = str(target).rpartition("/")
     partial = f"{folder}/.{name}.partial"
     tf.io.gfile.makedirs(folder)
-    _copy(str(file), partial)
+    if tf.io.gfile.exists(partial):  # a send that broke off left it; some stores would append
+        tf.io.gfile.remove(partial)
+    tf.io.gfile.copy(file, partial, overwrite=True)
     tf.io.gfile.rename(partial, str(target), overwrite=True)
     return _stored_state(target)
 
@@ -165,18 +184,3 @@ def _state(file: Path) -> State:
 def _stored_state(file: StorePath) -> State:
     status = tf.io.gfile.stat(file)
     return [status.length, status.mtime_nsec]
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a file between here and a store.
-
-    Raises:
-        OSError: If that fails; both are named.
-    """
-    try:
-        tf.io.gfile.copy(source, target, overwrite=True)
-    except tf.errors.OpError as error:
-        raise OSError(
-            f"{source} could not be copied to {target}: {error.message} Run the same command again "
-            "to go on; what is here is whole."
-        ) from error
