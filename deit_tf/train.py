@@ -71,7 +71,7 @@ def train_teacher(
     `config.teacher`.
     """
     log.info("A teacher is trained by the settings teacher.epochs, teacher.optim, teacher.augment.")
-    augment = _resolved(config.teacher.augment, config)
+    augment = config.teacher.augment.resolve(config.task == "multilabel")
     config = replace(config, teacher=replace(config.teacher, augment=augment))
     return _run(config, teacher_task, overwrite, accept_changes, _recipe_of_teacher)
 
@@ -97,7 +97,7 @@ def _run(
     recipe: Callable[[TrainConfig], TrainConfig] = lambda config: config,
 ) -> Path:
     """Run what `recipe` makes of `config`; config.yaml gets `config` itself, for the student."""
-    given = replace(config, augment=_resolved(config.augment, config))
+    given = replace(config, augment=config.augment.resolve(config.task == "multilabel"))
     config = recipe(given)
     check_config(config)
     strategy = open_strategy(config.strategy)  # before anything is computed
@@ -130,11 +130,6 @@ def _run(
                 _train(task, config, folder, facts, strategy)
 
     return folder.path
-
-
-def _resolved(augment: AugmentConfig, config: TrainConfig) -> AugmentConfig:
-    """An augmentation with the values of its recipe, for the task of a run."""
-    return (augment.for_several_labels() if config.task == "multilabel" else augment).resolve()
 
 
 def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:

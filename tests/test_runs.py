@@ -210,6 +210,19 @@ def test_other_pictures_of_the_same_sizes_have_other_bytes(tmp_path):
     assert "data.bytes" not in changing_facts(TrainConfig(), open_sources(DataConfig("digits")))
 
 
+def test_arrays_that_become_larger_are_another_content(tmp_path):
+    """`.npy` files, which a folder of RGB pictures does not count."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            np.save(tmp_path / name / f"{i}.npy", np.full((8, 8, 5), i, np.uint8))
+    data = DataConfig(str(tmp_path), mean=(0.5,) * 5, std=(0.2,) * 5)
+    config = TrainConfig(data=data)
+    before = changing_facts(config, open_sources(data))["data.content"]
+    np.save(tmp_path / "b" / "1.npy", np.zeros((9, 8, 5), np.uint8))
+    assert changing_facts(config, open_sources(data))["data.content"] != before
+
+
 def test_a_run_of_before_keeps_its_split(stopped):
     assert stopped.split_rule == "rank"
     facts = FACTS | {"split": "threshold"}

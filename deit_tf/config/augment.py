@@ -65,13 +65,18 @@ class AugmentConfig:
     label_smoothing: float | None = None
     repeats: int | None = None
 
-    def resolve(self) -> "AugmentConfig":
+    def resolve(self, several_labels: bool = False) -> "AugmentConfig":
         """The same config with every `None` replaced by the recipe's value.
 
+        Args:
+            several_labels: Whether images have any number of labels, which are not smoothed.
         Raises:
-            ValueError: If a value lies out of its range.
+            ValueError: If a value lies out of its range, or several labels are to be smoothed.
         """
         given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        if several_labels:
+            self._check_unsmoothed()
+            given["label_smoothing"] = 0.0
         resolved = replace(self, **{**RECIPES[self.recipe], **given})
         for name, (low, high) in _AUGMENT_RANGES.items():
             value = getattr(resolved, name)
@@ -88,6 +93,13 @@ class AugmentConfig:
 
         return resolved._with_minmax() if resolved.cutmix_minmax else resolved
 
+    def _check_unsmoothed(self) -> None:
+        if self.label_smoothing:
+            raise ValueError(
+                "`augment.label_smoothing` spreads one label over all classes, and is 0 for `task` "
+                f"multilabel. Received: {self.label_smoothing}"
+            )
+
     def _with_minmax(self) -> "AugmentConfig":
         """With CutMix on, whose alpha its own law of boxes does without, as timm has it."""
         smallest, largest = self.cutmix_minmax
@@ -97,19 +109,6 @@ class AugmentConfig:
                 f"below the other, in 0..1. Received: {(smallest, largest)}"
             )
         return replace(self, cutmix=1.0)
-
-    def for_several_labels(self) -> "AugmentConfig":
-        """The same config for images of any number of labels, which are not smoothed.
-
-        Raises:
-            ValueError: If smoothing was asked for.
-        """
-        if self.label_smoothing:
-            raise ValueError(
-                "`augment.label_smoothing` spreads one label over all classes, and is 0 for `task` "
-                f"multilabel. Received: {self.label_smoothing}"
-            )
-        return replace(self, label_smoothing=0.0)
 
 
 _AUGMENT_RANGES: dict[str, tuple[float, float]] = {

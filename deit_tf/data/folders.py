@@ -230,14 +230,18 @@ def all_images(folder: Folder) -> list[Folder]:
     return [type(folder)(entry.path) for entry in _images(folder, LeftOut())]
 
 
-def image_sizes(folder: Folder) -> dict[str, int | None]:
+def image_sizes(folder: Folder, channels: int = CHANNELS) -> dict[str, int | None]:
     """The bytes of every image file below a folder, by its path within; None of one on a store,
     which would have to be asked for each.
+
+    Args:
+        folder: The folder.
+        channels: Of the pictures, which decide their endings.
     """
     within = len(os.path.join(folder, ""))
     return {
         entry.path[within:].replace(os.sep, "/"): _size(entry)
-        for entry in _images(folder, LeftOut())
+        for entry in _images(folder, LeftOut(suffixes_of(channels)))
     }
 
 

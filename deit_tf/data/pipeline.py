@@ -53,7 +53,7 @@ def train_dataset(
     """
     from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
 
-    augment = (augment.for_several_labels() if source.multilabel else augment).resolve()
+    augment = augment.resolve(source.multilabel)
     mixes = bool(augment.mixup or augment.cutmix)
     rows = Rows.of_part(part, data.batch_size, group_size(data.batch_size, augment))
     made = rows.in_whole_groups() if mixes else rows

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.config import TrainConfig
+from deit_tf.config import DataConfig, TrainConfig
 from deit_tf.data import ImageProcessor, Source, train_dataset
 from deit_tf.data.annotations import is_annotations
 from deit_tf.data.folders import image_sizes
@@ -77,7 +77,7 @@ def stream_facts(
     augment = config.augment.resolve()
     facts = {
         "data.source": "folder" if is_folder else [training.name, held_out.name],
-        "data.content": _content(data.source, sources),
+        "data.content": _content(data, sources),
         "data.classes": training.class_names,
         "data.images": training.size,
         "data.held_out_images": held_out.size,
@@ -108,7 +108,7 @@ def changing_facts(config: TrainConfig, sources: tuple[Source, Source]) -> Facts
     learns = config.task != "masked" and distill.kind != NONE
     teacher = distill.teacher if learns else None
     facts = {
-        "data.content": _content(config.data.source, sources),
+        "data.content": _content(config.data, sources),
         "teacher.files": teacher_files(teacher) if teacher else None,
     }
     files = [file for source in sources for file in source.files]
@@ -240,12 +240,14 @@ def _folder(source: str) -> Path | StorePath | None:
     return None if named else local_or_stored(source)
 
 
-def _content(source: str, sources: Sequence[Source]) -> str:
+def _content(data: DataConfig, sources: Sequence[Source]) -> str:
     """Checksum that identifies the images of a source."""
-    place = _folder(source)
+    place = _folder(data.source)
     if place is None:
         return _sample(sources)
-    return _annotated(place, sources) if is_annotations(source) else _listing(place)
+    if is_annotations(data.source):
+        return _annotated(place, sources)
+    return _listing(place, len(data.mean))
 
 
 def _annotated(file: Path, sources: Sequence[Source]) -> str:
@@ -257,11 +259,11 @@ def _annotated(file: Path, sources: Sequence[Source]) -> str:
     return digest.hexdigest()
 
 
-def _listing(folder: Path | StorePath) -> str:
+def _listing(folder: Path | StorePath, channels: int) -> str:
     """Checksum of the names and sizes of the images in a folder, wherever it lies; on a store of
     their names alone.
     """
-    digest, sizes = hashlib.sha256(), image_sizes(folder)
+    digest, sizes = hashlib.sha256(), image_sizes(folder, channels)
     for name in sorted(sizes):
         digest.update(os.fsencode(name) + f"\t{sizes[name]}\n".encode())
     return digest.hexdigest()

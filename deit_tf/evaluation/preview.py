@@ -71,7 +71,7 @@ def _labeled(
     )
     batch, labels = next(batches.as_numpy_iterator())  # [B, H, W, 3], [B, C]
     names = training.class_names
-    spread = config.augment.resolve().label_smoothing / len(names)
+    spread = config.augment.resolve(training.multilabel).label_smoothing / len(names)
     captions = [_caption(row, spread, names) for row in labels]
     return processor.to_rgb(batch), captions
 

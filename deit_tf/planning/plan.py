@@ -66,8 +66,7 @@ def plan(
             raise ValueError(f"`{name}` must be 0 or more. Received: {value}")
 
     several = config.task == "multilabel"
-    augment = config.augment.for_several_labels() if several else config.augment
-    config = replace(config, augment=augment.resolve())
+    config = replace(config, augment=config.augment.resolve(several))
     check_config(config)
     devices = devices or _devices(config)
     check_batch(config.data.batch_size, devices, config.micro_batches)
