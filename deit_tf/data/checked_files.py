@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import track
 
-from deit_tf.data.decode import decode_image
-from deit_tf.data.npy import decode_npy
+from deit_tf.config import CHANNELS
+from deit_tf.data.decode import decode_channels
 from deit_tf.data.tiff import read_picture
 from deit_tf.files import cache_folder, replacing
 from deit_tf.object_store import StorePath, is_url
@@ -36,7 +36,9 @@ KEPT_EVERY = 1 << 16  # files: what a stopped process loses, at most
 YOUNGEST_SECONDS = 2.0
 
 
-def fingerprints_of(paths: Sequence[str], folder: Path | StorePath) -> np.ndarray:
+def fingerprints_of(
+    paths: Sequence[str], folder: Path | StorePath, channels: int = CHANNELS
+) -> np.ndarray:
     """Of the bytes of each file, int64 [n]; `BROKEN` where the training pipeline cannot decode it.
 
     Processes that check the same folder wait for the first, and find what it found.
@@ -44,12 +46,13 @@ def fingerprints_of(paths: Sequence[str], folder: Path | StorePath) -> np.ndarra
     Args:
         paths: Files below the folder.
         folder: The folder.
+        channels: That the pictures are to have.
     """
     if not paths:
         return np.zeros(0, np.int64)
     place = str(folder) if isinstance(folder, StorePath) else os.path.realpath(folder)
     file = cache_folder("checked") / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}.npz"
-    keys, settled = _keys(paths, folder, place)
+    keys, settled = _keys(paths, folder, place, channels)
 
     found = _Found.read(file).look_up(keys)
     if (found != _UNKNOWN).all():
@@ -60,7 +63,7 @@ def fingerprints_of(paths: Sequence[str], folder: Path | StorePath) -> np.ndarra
         found = known.look_up(keys)
         todo = np.flatnonzero(found == _UNKNOWN)
         found[todo] = BROKEN
-        looked, saved = _decoded([paths[i] for i in todo]), 0
+        looked, saved = _decoded([paths[i] for i in todo], channels), 0
 
         def keep(stop: int) -> None:
             nonlocal known, saved
@@ -80,9 +83,9 @@ def fingerprints_of(paths: Sequence[str], folder: Path | StorePath) -> np.ndarra
     return found
 
 
-def undecodable(paths: Sequence[str]) -> list[str]:
+def undecodable(paths: Sequence[str], channels: int = CHANNELS) -> list[str]:
     """The files that the training pipeline cannot decode, whatever was found of them before."""
-    good = {number for number, _ in _decoded(paths)}
+    good = {number for number, _ in _decoded(paths, channels)}
     return [path for number, path in enumerate(paths) if number not in good]
 
 
@@ -138,19 +141,20 @@ class _Found:
 
 
 def _keys(
-    paths: Sequence[str], folder: Path | StorePath, place: str
+    paths: Sequence[str], folder: Path | StorePath, place: str, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What each file is known by, uint64 [n, 2], and whether it has rested long enough, bool [n].
 
     Another TensorFlow may decode otherwise, so its version is part of it.
     """
     root, person = len(str(folder)), f"{CHECK} {tf.__version__}".encode()[:16]
+    kind = "" if channels == CHANNELS else f"\0{channels}"
     in_paths = str(folder) != os.curdir  # which pathlib leaves out of what lies there
     digests, changed = bytearray(), np.zeros(len(paths), np.int64)
     for i, path in enumerate(paths):
         size, changed[i] = _size_and_time(path)
         within = path[root:] if in_paths else f"/{path}"
-        known_by = os.fsencode(f"{place}{within}\0{size}\0{changed[i]}")
+        known_by = os.fsencode(f"{place}{within}\0{size}\0{changed[i]}{kind}")
         digests += hashlib.blake2b(known_by, digest_size=16, person=person).digest()
 
     keys = np.frombuffer(digests, np.uint64).reshape(-1, 2)
@@ -191,17 +195,14 @@ def _turn(file: Path, folder: Path | StorePath) -> Iterator[bool]:
         lock.release()
 
 
-def _decoded(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _decoded(paths: Sequence[str], channels: int) -> Iterator[tuple[int, int]]:
     """The number and the fingerprint of each file that the training pipeline can decode, in
     order.
     """
 
     def look(index, path):
-        content = tf.io.read_file(path)
-        is_array = tf.strings.regex_full_match(path, r"(?is).*\.(npy|tiff?)")
-        pixels = tf.cond(
-            is_array, lambda: decode_npy(read_picture(path)), lambda: decode_image(content)
-        )
+        content = read_picture(path, channels)
+        pixels = decode_channels(content, channels)
         shape = tf.shape(pixels)  # a result without the shape would not decode
         return index, shape, tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
 

@@ -209,6 +209,19 @@ def decode_and_crop(
     return _resize(tf.cond(by_window, window, whole), size, seed, interpolation)
 
 
+def check_simple_crop(size: Size) -> None:
+    """Check that `simple_crop` can mirror an image of this size.
+
+    Raises:
+        ValueError: If a side is too short.
+    """
+    if min(size) <= _PADDING:
+        raise ValueError(
+            f"The simple crop takes images of more than {_PADDING} pixels a side, as many as it "
+            f"mirrors at the border. Received: {tuple(size)}"
+        )
+
+
 def simple_crop(
     image: tf.Tensor, size: Size, seed: tf.Tensor, interpolation: Interpolation = "bicubic"
 ) -> tf.Tensor:

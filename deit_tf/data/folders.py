@@ -169,13 +169,14 @@ class Decoded:
     fingerprints: np.ndarray
 
 
-def check_images(files: Files, folder: Folder) -> Decoded:
+def check_images(files: Files, folder: Folder, channels: int = CHANNELS) -> Decoded:
     """Leave out, with a report, what does not decode; what is known of a file is not found anew."""
     paths = [path for each in files.values() for path in each]
-    fingerprints = fingerprints_of(paths, folder)
+    fingerprints = fingerprints_of(paths, folder, channels)
     whole = fingerprints != BROKEN
     broken = {paths[i] for i in np.flatnonzero(~whole)}
-    report_left_out(broken, folder, "cannot be decoded")
+    kind = "" if channels == CHANNELS else f" to {channels} channels"
+    report_left_out(broken, folder, f"cannot be decoded{kind}")
 
     good = files
     if broken:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deit_tf.config import AugmentConfig, DataConfig, MaskConfig
+from deit_tf.data.crop import check_simple_crop
 from deit_tf.data.masking import block_mask, check_mask
 from deit_tf.data.order import WHOLE, Part, Rows, group_size
 from deit_tf.data.preprocess import ImageProcessor
@@ -54,6 +55,8 @@ def train_dataset(
     from deit_tf.data.mixing import mix, one_hot  # brings keras-cv, which training alone needs
 
     augment = augment.resolve(source.multilabel)
+    if augment.crop == "simple":
+        check_simple_crop(processor.size)
     mixes = bool(augment.mixup or augment.cutmix)
     rows = Rows.of_part(part, data.batch_size, group_size(data.batch_size, augment))
     made = rows.in_whole_groups() if mixes else rows

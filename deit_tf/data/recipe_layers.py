@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN
 from deit_tf.data.augment import color_jitter, random_flip, three_augment
-from deit_tf.data.crop import Interpolation, random_resized_crop, simple_crop
+from deit_tf.data.crop import Interpolation, check_simple_crop, random_resized_crop, simple_crop
 from deit_tf.data.decode import CHANNELS
 from deit_tf.data.erasing import EraseMode, random_erasing
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
@@ -129,6 +129,7 @@ class SimpleRandomCrop(_ImageLayer):
     """
 
     def __init__(self, target_size: tuple[int, int], seed: int = 0, **kwargs):
+        check_simple_crop(target_size)
         super().__init__(seed=seed, **kwargs)
         self.target_size = tuple(target_size)
 

@@ -4,6 +4,7 @@ digits.
 A source knows paths, labels and class names, and nothing of pixels, batches or models.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ class Source:
         mixed: Whether the order on disk mixes the classes; in folders one comes after the other.
         files: The file of each image, as bytes, as a name need not be UTF-8; none where they are
             no files of their own.
+        channels: Of the pictures.
         at: From the same seed and a place in its order, int64 [], to the item that stands there,
             without reading those before; None where records can only be read one after the other.
         buffer: Images that are shuffled at a time, where that is not all of them.
@@ -56,6 +58,7 @@ class Source:
     read: Callable[[tf.Tensor | None], tf.data.Dataset]
     mixed: bool = False
     files: Sequence[bytes] = ()
+    channels: int = CHANNELS
     at: Callable[[tf.Tensor | None, tf.Tensor], Item] | None = None
     buffer: int | None = None
     multilabel: bool = False
@@ -116,7 +119,7 @@ def open_whole(config: DataConfig) -> Source:
         _, files = folders.hold_out(files, config.holdout)
 
     if config.verify:
-        files = folders.check_images(files, evaluation or training).files
+        files = folders.check_images(files, evaluation or training, channels).files
     if training == folder:
         folders.check_not_empty(files, folder)
     return _files(str(folder), names, files, channels)
@@ -150,13 +153,13 @@ def image_folder(
         train, held_out = folders.hold_out(train, holdout)  # before what is broken is left out
 
     if verify:
-        checked = folders.check_images(train, training)
+        checked = folders.check_images(train, training, channels)
         train = checked.files
     folders.check_not_empty(train, training)
     if not evaluation and rule == "rank":
         train, held_out = folders.hold_out(train, holdout, rule)
     elif verify:
-        others = folders.check_images(held_out, evaluation or training)
+        others = folders.check_images(held_out, evaluation or training, channels)
         held_out = others.files
         folders.warn_of_copies(checked, others)
 
@@ -200,7 +203,7 @@ def annotated_files(
     if held_out is None:
         train, held_out = annotations.hold_out(train, holdout)
     if verify:
-        train, held_out = _that_decode(train, file), _that_decode(held_out, file)
+        train, held_out = (_that_decode(each, file, channels) for each in (train, held_out))
 
     names = tuple(sorted({*train.names(), *held_out.names()}))
     if unseen := [name for name in names if name not in set(train.names())]:
@@ -217,13 +220,16 @@ def _annotated_to_evaluate_on(file: Path, config: DataConfig) -> Source:
     train, held_out = annotations.read_annotations(file)
     chosen = train if held_out is None else held_out
     names = tuple(sorted({*train.names(), *chosen.names()}))
+    channels = len(config.mean)
     if config.verify:
-        chosen = _that_decode(chosen, file)
-    return _annotated(str(file), names, chosen, len(config.mean))
+        chosen = _that_decode(chosen, file, channels)
+    return _annotated(str(file), names, chosen, channels)
 
 
-def _that_decode(annotated: annotations.Annotated, file: Path) -> annotations.Annotated:
-    checked = folders.check_images({"": annotated.paths}, file.parent)
+def _that_decode(
+    annotated: annotations.Annotated, file: Path, channels: int
+) -> annotations.Annotated:
+    checked = folders.check_images({"": annotated.paths}, file.parent, channels)
     return annotated.only(checked.paths)
 
 
@@ -240,15 +246,14 @@ def _annotated(
     flat = np.array([c for each in classes for c in each], np.int64)
     stops = np.cumsum([0, *map(len, classes)])
     table, bounds, files = tf.constant(flat), tf.constant(stops), tf.constant(paths)
-    read = _reader(channels)
 
     def load(i):
         present = table[bounds[i] : bounds[i + 1]]
-        return {"image": read(files[i]), "label": multi_hot(present, len(names))}
+        return {"image": read_picture(files[i], channels), "label": multi_hot(present, len(names))}
 
     source = _placed(name, names, len(paths), load)
     counts = np.bincount(flat, minlength=len(names))
-    return replace(source, files=paths, multilabel=True, counts=counts)
+    return replace(source, files=paths, channels=channels, multilabel=True, counts=counts)
 
 
 def digits() -> tuple[Source, Source]:
@@ -374,13 +379,9 @@ def _files(name: str, class_names: tuple[str, ...], files: folders.Files, channe
     paths = [os.fsencode(path) for each in class_names for path in files.get(each, [])]
     counts = [len(files.get(each, [])) for each in class_names]
     labels = np.repeat(np.arange(len(class_names)), counts)
-    source = _in_memory(name, class_names, paths, labels, _reader(channels))
-    return replace(source, files=paths)
-
-
-def _reader(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From a path to the bytes of a picture of so many channels."""
-    return tf.io.read_file if channels == CHANNELS else read_picture
+    read = functools.partial(read_picture, channels=channels)
+    source = _in_memory(name, class_names, paths, labels, read)
+    return replace(source, files=paths, channels=channels)
 
 
 def _in_memory(

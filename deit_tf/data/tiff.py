@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from deit_tf.config import MAX_CHANNELS, MAX_PIXELS
+from deit_tf.config import CHANNELS, MAX_CHANNELS, MAX_PIXELS
 from deit_tf.data.npy import encode_npy
 
 MAGICS = (b"II*\0", b"MM\0*")
@@ -43,9 +43,13 @@ def tiff_pixels(content: bytes) -> np.ndarray:
     return np.concatenate(pages, axis=-1)
 
 
-def read_picture(path: tf.Tensor) -> tf.Tensor:
-    """The bytes of a file, tf.string []; in place of a TIFF file a `.npy` file of its pages."""
+def read_picture(path: tf.Tensor, channels: int) -> tf.Tensor:
+    """The bytes of a file, tf.string [], as `decode_channels` takes them: unless there are three
+    channels, of a TIFF file a `.npy` file of its pages.
+    """
     content = tf.io.read_file(path)
+    if channels == CHANNELS:
+        return content
 
     def as_array() -> tf.Tensor:
         made = tf.numpy_function(lambda tiff: encode_npy(tiff_pixels(tiff)), [content], tf.string)

@@ -57,4 +57,4 @@ def unreadable(source: Source) -> list[str]:
     None of a source without files of its own.
     """
     files = [os.fsdecode(file) for file in source.files]
-    return [file for file in files if not is_file(file)] or undecodable(files)
+    return [file for file in files if not is_file(file)] or undecodable(files, source.channels)

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import tensorflow as tf
 from PIL import Image
 
 from deit_tf.config import AugmentConfig, DataConfig
-from deit_tf.data import ImageProcessor, open_sources, sample, train_dataset
+from deit_tf.data import ImageProcessor, eval_dataset, open_sources, sample, train_dataset
 from deit_tf.data.augment import augment_image
 from deit_tf.data.channels import by_threes, gray, left_out, report_left_out
 from deit_tf.data.decode import decode_channels
 from deit_tf.data.npy import decode_npy, encode_npy
 from deit_tf.data.tiff import tiff_pixels
+from deit_tf.data.unreadable import naming_unreadable
 
 SEED = tf.constant([3, 4], tf.int64)
 
@@ -178,13 +180,14 @@ def test_nothing_is_said_where_nothing_is_left_out(caplog):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of five channels, as arrays and as TIFF files, and an RGB picture."""
+    """Two classes of five channels, as arrays and as TIFF files; and what has others."""
     for name in ("crops", "woods"):
         (tmp_path / name).mkdir()
         for i in range(3):
             (tmp_path / name / f"{i}.npy").write_bytes(encode_npy(noise(9, 8, 5) // (i + 1)))
             (tmp_path / name / f"{i}.tif").write_bytes(tiff(*noise(5, 9, 8) // (i + 1)))
         (tmp_path / name / "cut.npy").write_bytes(encode_npy(noise(9, 8, 5))[:-9])
+        (tmp_path / name / "four.npy").write_bytes(encode_npy(noise(9, 8, 4)))
         (tmp_path / name / "photo.png").write_bytes(tf.io.encode_png(noise(9, 8, 3)).numpy())
     return tmp_path
 
@@ -195,7 +198,8 @@ def test_a_folder_of_multispectral_pictures(folder, caplog, monkeypatch, tmp_pat
     data = DataConfig(str(folder), batch_size=4, holdout=0.3, **five)
     train, held_out = open_sources(data)
     assert train.size + held_out.size == 12
-    assert "cut.npy" in caplog.text and "photo.png" in caplog.text
+    assert "photo.png" in caplog.text
+    assert "decoded to 5 channels: crops/cut.npy, crops/four.npy" in caplog.text
 
     processor = ImageProcessor.from_config(data, 8)
     batches = train_dataset(train, data, AugmentConfig("light"), processor, epochs=1)
@@ -203,6 +207,10 @@ def test_a_folder_of_multispectral_pictures(folder, caplog, monkeypatch, tmp_pat
     assert images.shape == (4, 8, 8, 5) and labels.shape == (4, 2)
     (_, image), *_ = sample(held_out, processor, 1)
     assert image.shape == (8, 8, 5)
+
+    unchecked, _ = open_sources(replace(data, verify=False))
+    with pytest.raises(ValueError, match="crops/cut.npy, .*four.npy"), naming_unreadable(unchecked):
+        list(eval_dataset(unchecked, data, processor))
 
 
 def test_images_of_any_kind_for_evaluation(tmp_path):

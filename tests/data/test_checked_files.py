@@ -38,9 +38,9 @@ def decoded(monkeypatch):
     """Names of the files that are decoded."""
     names, decode = [], checked_files._decoded
 
-    def watched(paths):
+    def watched(paths, channels):
         names.extend(os.path.basename(path) for path in paths)
-        return decode(paths)
+        return decode(paths, channels)
 
     monkeypatch.setattr(checked_files, "_decoded", watched)
     return names
@@ -111,8 +111,8 @@ def test_what_a_stopped_process_found_stays(folder, decoded, monkeypatch):
     monkeypatch.setattr(checked_files, "KEPT_EVERY", 2)
     decode = checked_files._decoded
 
-    def stopped(paths):
-        for i, found in enumerate(decode(paths)):
+    def stopped(paths, channels):
+        for i, found in enumerate(decode(paths, channels)):
             if i == 4:
                 raise KeyboardInterrupt
             yield found

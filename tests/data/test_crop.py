@@ -8,6 +8,8 @@ import tensorflow as tf
 from augment_cases import KEY, PIXELS, RANDOM, SIZE, THIRDS, area_law, draw, encode, pillow_resize
 from PIL import Image
 
+from deit_tf.config import AugmentConfig, DataConfig
+from deit_tf.data import ImageProcessor, SimpleRandomCrop, open_sources, train_dataset
 from deit_tf.data.crop import (
     decode_and_crop,
     random_resized_crop,
@@ -108,6 +110,16 @@ def test_a_simple_crop_lies_anywhere():
         shares = np.bincount(begins, minlength=9) / 2000
         assert len(shares) == 9 and np.abs(shares - 1 / 9).max() < 0.028  # four standard errors
     assert abs(np.corrcoef(corners.T)[0, 1]) < 0.09
+
+
+def test_an_image_that_cannot_be_mirrored_is_refused():
+    with pytest.raises(ValueError, match="simple crop takes images of more than 4.*\\(4, 8\\)"):
+        SimpleRandomCrop((4, 8))
+    source, data = open_sources(DataConfig("digits"))[0], DataConfig(batch_size=2)
+    with pytest.raises(ValueError, match="more than 4 pixels"):
+        augment = AugmentConfig("none", crop="simple")
+        train_dataset(source, data, augment, ImageProcessor(4), epochs=1)
+    SimpleRandomCrop((5, 8))
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "simple"])
