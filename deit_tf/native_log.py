@@ -17,7 +17,10 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # of TensorFlow: 0 logs all, 2 errors alone
 # Of TensorFlow's log, such as `E0000 00:00:1 cuda_fft.cc:4]` or `2026-01-31 12:00:00.1: E tsl/...`.
 _SEVERITY = re.compile(r"(?:\d{4}-\d\d-\d\d \S+ )?([IWEF])(?:\d{4} | )\S")
 _ERROR_WORDS = re.compile(r"\b(error|fatal|failed)\b", re.IGNORECASE)
-_FALSE_ALARMS = ("UNKNOWN ERROR (303)",)  # cuInit on a machine without a GPU's driver
+_FALSE_ALARMS = (
+    "UNKNOWN ERROR (303)",  # cuInit on a machine without a GPU's driver
+    "only on platforms with AVX-512. Falling back",  # oneDNN, at the first bytes that it meets
+)
 
 
 @contextmanager
