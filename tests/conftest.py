@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import tempfile
 
@@ -14,6 +15,10 @@ def pytest_configure(config):
     cache = tempfile.TemporaryDirectory(prefix="deit_tf_cache_")
     os.environ["DEIT_TF_CACHE"] = cache.name
     config.add_cleanup(cache.cleanup)
+
+    # Graphs are made of millions of small objects: looked through seldom, a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark

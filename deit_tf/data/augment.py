@@ -6,7 +6,7 @@ Source: 3-Augment of facebookresearch/deit (augment.py), color jitter of torchvi
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import keras_cv
 import tensorflow as tf
@@ -231,3 +231,22 @@ def augment_image(
         rule = (config.random_erasing, config.erase_mode, config.erase_count)
         image = random_erasing(image, seeds[4], *rule)
     return image
+
+
+@functools.lru_cache(maxsize=8)
+def traced_augmentation(
+    config: AugmentConfig, size: Size, mean: PerChannel, std: PerChannel, upright: bool
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """`augment_image` of these settings, of the bytes and the seed, int64 [2].
+
+    Traced once for all data sets of a process: a run opens two or three with the same settings, and
+    RandAugment's graph alone takes seconds.
+    """
+
+    def of_bytes(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return augment_image(encoded, seed, config, size, mean, std, upright)
+
+    if config.auto_augment == "keras-cv":  # draws from a generator, a variable: never shared
+        return of_bytes
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)]
+    return tf.function(of_bytes, input_signature=signature, autograph=False)

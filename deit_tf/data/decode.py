@@ -59,10 +59,15 @@ def decode_image(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:
             more than `MAX_PIXELS` pixels, or one side is more than `MAX_ASPECT` times the other; if
             it is a BMP file with a palette of colors, which TensorFlow decodes to its indices.
     """
+    image = _decode_rgb(encoded)
+    return turn(image, exif_orientation(encoded)) if upright else image
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once
+def _decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     branches = [functools.partial(decode, encoded) for decode in (_decode_jpeg, _decode_other)]
     image = tf.cond(tf.io.is_jpeg(encoded), *branches)
-    image = _checked_sides(tf.ensure_shape(image, [None, None, CHANNELS]))
-    return turn(image, exif_orientation(encoded)) if upright else image
+    return _checked_sides(tf.ensure_shape(image, [None, None, CHANNELS]))
 
 
 def _checked_sides(image: tf.Tensor) -> tf.Tensor:

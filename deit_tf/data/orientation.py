@@ -14,6 +14,7 @@ _EXIF = tuple(b"Exif\0\0")
 _ENTRY = 12  # bytes of an entry: tag, type, count, value
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     """The orientation of an image file, int32 [], 1 to 8.
 

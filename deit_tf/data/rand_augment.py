@@ -194,11 +194,31 @@ def rand_augment(
     drawn = draw_ops(seed, policy)
     branch = tf.where(drawn.applied, drawn.op + 1, 0)  # 0 leaves the image
 
+    # In a graph all slots, and all data sets of a process, share one trace of the operations.
+    apply = _traced_apply_one if tf.inside_function() else _apply_one
+    rule = (policy.increasing, tuple(fill), tuple(without))
     for slot in range(policy.num_ops):
-        arguments = operation_arguments(drawn.magnitude[slot], drawn.sign[slot], policy.increasing)
-        branches = [functools.partial(tf.identity, image)]
-        for name in RAND_AUGMENT_OPS:
-            apply = functools.partial(apply_operation, name, image, arguments.get(name), fill)
-            branches.append(functools.partial(tf.identity, image) if name in without else apply)
-        image = tf.switch_case(branch[slot], branches)
+        image = apply(image, branch[slot], drawn.magnitude[slot], drawn.sign[slot], *rule)
     return image
+
+
+def _apply_one(
+    image: tf.Tensor,
+    branch: tf.Tensor,
+    magnitude: tf.Tensor,
+    sign: tf.Tensor,
+    increasing: bool,
+    fill: tuple[int, ...],
+    without: tuple[str, ...],
+) -> tf.Tensor:
+    """The operation `branch` - 1 of one image, or for 0 none."""
+    arguments = operation_arguments(magnitude, sign, increasing)
+
+    branches = [functools.partial(tf.identity, image)]
+    for name in RAND_AUGMENT_OPS:
+        apply = functools.partial(apply_operation, name, image, arguments.get(name), fill)
+        branches.append(functools.partial(tf.identity, image) if name in without else apply)
+    return tf.switch_case(branch, branches)
+
+
+_traced_apply_one = tf.function(_apply_one, autograph=False)

@@ -54,16 +54,16 @@ class Stream:
 
     def augmented(self) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
         """What makes the augmented image [H, W, 3] of an item."""
-        from deit_tf.data.augment import augment_image, check_auto_augment  # brings keras-cv
+        from deit_tf.data.augment import check_auto_augment, traced_augmentation  # brings keras-cv
 
         report_left_out(self.augment, self.processor.num_channels)
         check_auto_augment(self.augment.auto_augment)  # within a data set the error is TensorFlow's
         processor = self.processor
         expected = (processor.size, processor.mean, processor.std, processor.exif_orientation)
+        augment = traced_augmentation(self.augment, *expected)
 
         def image(item):
-            seed = item_seed(self.seed, IMAGE, item)
-            return augment_image(item["image"], seed, self.augment, *expected)
+            return augment(item["image"], item_seed(self.seed, IMAGE, item))
 
         return image
 

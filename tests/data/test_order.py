@@ -47,6 +47,12 @@ class RASampler:
         return iter(indices[: self.num_selected_samples])
 
 
+def augments_by(monkeypatch, stand_in):
+    """Let `stand_in` make the image of an item."""
+    made_by = "deit_tf.data.augment.traced_augmentation"
+    monkeypatch.setattr(made_by, lambda *settings: stand_in)
+
+
 def recorded(monkeypatch, batch_size, steps):
     """What each group of the first steps is mixed from, indices [steps, G, M], and each seed."""
     size, seen = 20 * batch_size, []
@@ -60,7 +66,7 @@ def recorded(monkeypatch, batch_size, steps):
         return images, labels
 
     monkeypatch.setattr(mixing, "mix", spy)
-    monkeypatch.setattr("deit_tf.data.augment.augment_image", lambda index, *_: index[None])
+    augments_by(monkeypatch, lambda index, _: index[None])
     source = Source("numbers", ("a", "b"), size, None, at=at)
     data = DataConfig(batch_size=batch_size, num_parallel_calls=1)
     batches = train_dataset(source, data, DEIT, PROCESSOR, epochs=1).take(steps)
@@ -200,7 +206,7 @@ def test_workers_share_one_batch_and_decode_their_own_images(
 
     def batches(part):
         decode = Counted()
-        monkeypatch.setattr("deit_tf.data.augment.augment_image", decode)
+        augments_by(monkeypatch, decode)
         made = train_dataset(
             training, data, augment, PROCESSOR, epochs=2, seed=3, first_step=1, part=part
         )
@@ -251,7 +257,7 @@ def test_evaluation_begins_at_any_batch():
 
 
 def test_going_on_reads_nothing_that_precedes(monkeypatch):
-    monkeypatch.setattr("deit_tf.data.augment.augment_image", Counted())
+    augments_by(monkeypatch, Counted())
     training, places = sources(False)[0], []
 
     def at(seed, place):
@@ -268,7 +274,7 @@ def test_going_on_reads_nothing_that_precedes(monkeypatch):
 
 
 def test_masked_batches_are_shared_too(monkeypatch):
-    monkeypatch.setattr("deit_tf.data.augment.augment_image", Counted())
+    augments_by(monkeypatch, Counted())
     training, held_out = sources(False)
     data, mask, light = DataConfig(batch_size=32), MaskConfig(unit=8), AugmentConfig("light")
 

@@ -37,7 +37,7 @@ def convnet(activation=None):
 
 def made(**kwargs):
     distiller = MultilabelDistiller(student(), deit_tf.Teacher(convnet()), **kwargs)
-    distiller.compile(keras.optimizers.SGD(0.1))
+    distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     return distiller
 
 
@@ -127,7 +127,7 @@ def test_class_weights_of_a_softmax_are_those_of_fit():
 
     plain = model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    plain.compile(keras.optimizers.SGD(0.1), loss)
+    plain.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)
     plain.fit(images, labels, BATCH, verbose=0, class_weight=dict(enumerate(weights)))
 
     trainers = [
@@ -135,7 +135,7 @@ def test_class_weights_of_a_softmax_are_those_of_fit():
         deit_tf.Distiller(model(), kind="none", class_weights=weights),
     ]
     for trainer in trainers:
-        trainer.compile(keras.optimizers.SGD(0.1))
+        trainer.compile(keras.optimizers.SGD(0.1), jit_compile=False)
         trainer.fit(images, labels, BATCH, verbose=0)
         for ours, theirs in zip(trainer.network.get_weights(), plain.get_weights(), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)  # float32 sums of another order

@@ -63,7 +63,7 @@ def distiller(kind, optimizer, drop_path_rate=0.0, remat=False, **options):
         network.trainable = False
         teacher = deit_tf.Teacher(network)
     made = deit_tf.Distiller(student, teacher, kind=kind, temperature=2.0)
-    made.compile(optimizer(), **options)
+    made.compile(optimizer(), jit_compile=False, **options)
     return made
 
 

@@ -43,7 +43,7 @@ SEVERAL = np.tile(np.float32([1, 1, 0, 0, 0]), (BATCH, 1))
 )
 def test_labels_that_are_none_are_refused_in_the_graph(make, labels):
     trainer = make()
-    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Labels are whole numbers 0..4"):
         trainer.fit(IMAGES, labels, batch_size=BATCH, verbose=0)
 
@@ -77,7 +77,7 @@ def test_bfloat16_rows_and_what_fills_a_batch_are_taken():
 )
 def test_images_of_another_kind_are_named(images, received):
     trainer = distiller()
-    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     batches = tf.data.Dataset.from_tensors((images, SOFT))
     with pytest.raises(ValueError, match=f"`x` must be images.*16x16x3.*Received: {received}"):
         trainer.fit(batches, verbose=0)
@@ -85,7 +85,7 @@ def test_images_of_another_kind_are_named(images, received):
 
 def test_images_of_no_known_shape_and_missing_labels_are_named():
     trainer = distiller()
-    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     unknown = tf.data.Dataset.from_generator(
         lambda: iter([(IMAGES, SOFT)]), output_types=(tf.float32, tf.float32)
     )
@@ -97,7 +97,7 @@ def test_images_of_no_known_shape_and_missing_labels_are_named():
 
 def test_a_smaller_last_batch_under_micro_batches_is_refused_in_a_sentence():
     trainer = distiller()
-    trainer.compile(keras.optimizers.SGD(0.1), micro_batches=4)
+    trainer.compile(keras.optimizers.SGD(0.1), micro_batches=4, jit_compile=False)
     batches = tf.data.Dataset.from_tensor_slices((IMAGES[:6], SOFT[:6])).batch(4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="`micro_batches` must divide"):
         trainer.fit(batches, verbose=0)

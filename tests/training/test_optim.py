@@ -98,6 +98,7 @@ def test_the_rule_and_the_moments_outlive_a_file(tmp_path, name):
     model.compile(
         build_optimizer(OptimConfig(name), 8, 3, 10),
         keras.losses.CategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
     )
     batch = np.zeros((2, 32, 32, 3), "f"), np.eye(10, dtype="f")[:2]
     model.train_on_batch(*batch)

@@ -29,7 +29,8 @@ def distiller(optimizer=None, **options):
         "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
     )
     made = deit_tf.Distiller(student, kind="none")
-    made.compile(optimizer or keras.optimizers.SGD(0.1, momentum=0.9), **options)
+    optimizer = optimizer or keras.optimizers.SGD(0.1, momentum=0.9)
+    made.compile(optimizer, jit_compile=False, **options)
     return made
 
 
@@ -164,7 +165,7 @@ def test_both_heads_on_the_same_labels():
         "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
     )
     made = deit_tf.Distiller(student, kind="none", train_heads="both")
-    made.compile(keras.optimizers.SGD(0.0))
+    made.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     loss = made.evaluate(images, labels, batch_size=8, verbose=0, return_dict=True)["loss"]
     entropy = [keras.ops.softmax(x) for x in deit_tf.heads(student)(images).values()]
     expected = np.mean([-(labels * np.log(p)).sum(-1).mean() for p in entropy])
@@ -180,7 +181,7 @@ def test_a_batch_that_brings_its_teacher_along():
         "deit_test", num_classes=CLASSES, image_size=SIZE, depth=1, embed_dim=24
     )
     made = deit_tf.Distiller(student, kind="hard")
-    made.compile(keras.optimizers.SGD(0.0))
+    made.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     seen = made.evaluate(
         images,
         {"labels": labels, "teacher_logits": teacher_logits},
@@ -205,13 +206,14 @@ def test_every_trainer_over_a_network_of_its_own_kind():
         (LabelTrainer(network), (images, labels)),
         (MaskedTrainer(masked), ({"image": images, "mask": hidden},)),
     ):
-        made.compile(keras.optimizers.SGD(0.01), ema_decay=0.5, micro_batches=2)
+        settings = dict(ema_decay=0.5, micro_batches=2, jit_compile=False)
+        made.compile(keras.optimizers.SGD(0.01), **settings)
         losses = made.fit(
             tf.data.Dataset.from_tensors(batch).repeat(4), verbose=0, epochs=2
         ).history["loss"]
         assert losses[1] < losses[0]
         averaged = made.with_network(made.ema.network)
-        averaged.compile()
+        averaged.compile(jit_compile=False)
         assert np.isfinite(
             averaged.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)[
                 "loss"
