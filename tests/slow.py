@@ -42,6 +42,9 @@ SLOW = {
         "data/test_augment.py::test_same_seed_same_bytes_at_any_parallelism",
     ),
     "a browser with a GPU in software": ("exporting/test_web_browser.py::test_",),
+    "models of a published size, in a process of their own": (
+        "weights/test_weight_files.py::test_loading_costs_at_most_the_checkpoint",
+    ),
     "a server under load": ("export/test_serve_load.py::test_a_server_under_load",),
     "quantization of several models": (
         "exporting/test_quantize.py::test_smoothing_makes_int8_better_where_there_are_outliers",

@@ -33,7 +33,7 @@ def images(kind, count=2):
 def content():
     """The content of the file of a variant and an input, each converted once."""
     keras.utils.set_random_seed(0)
-    model = deit_tf.create_model("deit_test", num_classes=10, image_size=SIZE)
+    model = deit_tf.create_model("deit_test", num_classes=10, image_size=SIZE, depth=1)
     made = {}
 
     def converted(variant, kind):

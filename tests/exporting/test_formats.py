@@ -113,18 +113,6 @@ class Answers:
         return self(batch)
 
 
-def test_no_form_is_loaded_before_it_is_opened():
-    """Predicting with a .keras file needs neither LiteRT nor the protocol of a server."""
-    code = (
-        "import sys, deit_tf.evaluation.check, deit_tf.evaluation.findings, "
-        "deit_tf.evaluation.predict; print(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert "tensorflow" in loaded
-    assert not loaded & {"ai_edge_litert", "litert_quantizer", "tensorflow_serving", "grpc"}
-
-
 def test_a_new_form_is_one_entry(tmp_path, monkeypatch):
     """The way of CONTRIBUTING.md: predict, report and check go through the table."""
     from deit_tf.evaluation.predict import open_model

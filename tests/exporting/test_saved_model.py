@@ -48,7 +48,7 @@ def encode(picture, kind="JPEG"):
 
 
 def build(name="deit_test", **kwargs):
-    model = deit_tf.create_model(name, **{"num_classes": 10, **kwargs})
+    model = deit_tf.create_model(name, **{"num_classes": 10, "depth": 1, **kwargs})
     for layer in model.layers:
         if layer.name.startswith(
             "head"

@@ -35,7 +35,15 @@ def test_parameter_count(name):
     assert count_parameters(VARIANTS[name]) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", BUILT)
+# of those of the base size one; the others are slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if is_large else name
+        for name in BUILT
+        for is_large in ["base" in name and name != "deit_base_distilled_patch16_224"]
+    ],
+)
 def test_a_built_model_has_as_many(name):
     assert deit_tf.create_model(name).count_params() == PARAMETERS[name]
 
