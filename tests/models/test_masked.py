@@ -150,7 +150,8 @@ def train(strategy):
         keras.utils.set_random_seed(0)
         model = deit_tf.create_masked_model("deit_test", depth=1)
         trainer = deit_tf.MaskedTrainer(model)
-        trainer.compile(keras.optimizers.SGD(0.5), jit_compile=False)  # AdamW would hide a doubled gradient
+        # AdamW would hide a doubled gradient
+        trainer.compile(keras.optimizers.SGD(0.5), jit_compile=False)
     batches = tf.data.Dataset.from_tensor_slices({"image": images, "mask": mask})
     batches = batches.batch(8, drop_remainder=True).repeat(2)
     return trainer.fit(batches, verbose=0).history["loss"], [np.array(w) for w in model.weights]
