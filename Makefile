@@ -14,16 +14,19 @@ UV := $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)
 demo: $(READY)
 	$(BIN)/python examples/demo.py --seed $(SEED)
 
+# A process for each core, up to four: each takes one to three GB.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 # What depends on a CPU's kernels, without oneDNN and with it as on a CPU with AVX2 alone.
 NUMERICS := tests/test_onednn.py tests/test_losses.py tests/models tests/weights/test_names.py \
 	tests/data/test_pixel_ops.py tests/data/test_mixing.py tests/training/test_optim.py tests/exporting/test_tflite.py
 
 test-cpus: $(READY)
-	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(NUMERICS)
-	TF_ENABLE_ONEDNN_OPTS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(NUMERICS)
+	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -q $(WORKERS) $(NUMERICS)
+	TF_ENABLE_ONEDNN_OPTS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(WORKERS) $(NUMERICS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
