@@ -1,4 +1,8 @@
-"""The tests that `make test` leaves to `make test-slow`, by kind, which is the reason."""
+"""The tests that `make test` leaves to `make test-slow`, by kind, which is the reason.
+
+Of a test of many cases those that `make test` leaves out are marked where they stand: it keeps one
+of each kind.
+"""
 
 # Kind: the tests, by file and the beginning of the name.
 SLOW = {
@@ -36,6 +40,11 @@ SLOW = {
         "docs/test_examples.py::test_finetune_folder",
         "docs/test_examples.py::test_train_your_teacher",
         "docs/test_readme.py::test_the_script",
+    ),
+    "what other tests show of another run, or of parts of it": (
+        "test_train.py::test_every_form_of_a_model_evaluates_alike",
+        "evaluation/test_exports.py::test_every_form_is_right_as_often_as_its_run",
+        "distillation/test_teacher_labels.py::test_labels_judge_held_out_images",
     ),
     "whole epochs of a pipeline, read several times over": (
         "models/test_masked.py::test_the_stream_is_stateless",

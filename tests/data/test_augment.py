@@ -134,6 +134,19 @@ def test_same_seed_same_bytes_at_any_parallelism():
     assert (again[1:] != again[:1]).any(axis=(2, 3, 4))[:, several].all()
 
 
+def test_the_trace_for_all_data_sets_gives_the_same_bytes():
+    config = AugmentConfig(recipe="light", color_jitter=0.3).resolve()
+    files = list(FILES.values())
+    settings = (config, SIZE, IMAGENET_MEAN, IMAGENET_STD, False)
+    traced = augment.traced_augmentation(*settings)
+    for i, expected in enumerate(run(config, files)):
+        np.testing.assert_array_equal(
+            traced(files[i], tf.random.fold_in(KEY, tf.constant(i, tf.int64))), expected
+        )
+    assert augment.traced_augmentation(*settings) is traced
+    assert traced.experimental_get_tracing_count() == 1
+
+
 def test_jitter_is_off_beside_rand_augment(monkeypatch):
     jitter = dict(recipe="none", color_jitter=0.4)
     plain = run(AugmentConfig(recipe="none").resolve(), [FILES["rgb"]] * 2)

@@ -114,7 +114,9 @@ def test_copies_meet_where_there_are_fewer_groups(monkeypatch, gpus):
         assert len(set(theirs)) < images
 
 
-@pytest.mark.parametrize("mix_group, draws", [(64, 16), (1024, 1)])
+@pytest.mark.parametrize(
+    "mix_group, draws", [(64, 16), pytest.param(1024, 1, marks=pytest.mark.slow)]
+)
 def test_each_group_is_mixed_by_a_draw_of_its_own(mix_group, draws):
     """In a batch of 1,024, by the shares of mixup in its labels."""
     source, _ = open_sources(DataConfig("digits"))
@@ -187,13 +189,15 @@ class Counted:
         self.count += 1
 
 
-@pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize(
-    "augment, decoding",
+    "augment, decoding, sequential",
     [
-        (replace(DEIT, mix_group=8), 1),
-        (AugmentConfig("light", repeats=3), 1),
-        (replace(DEIT, mix_group=32), 2),  # two workers share a group of 32, and both decode it
+        (replace(DEIT, mix_group=8), 1, True),
+        (replace(DEIT, mix_group=32), 2, False),  # two workers share a group, and both decode it
+        (AugmentConfig("light", repeats=3), 1, True),
+        pytest.param(replace(DEIT, mix_group=8), 1, False, marks=pytest.mark.slow),
+        pytest.param(replace(DEIT, mix_group=32), 2, True, marks=pytest.mark.slow),
+        pytest.param(AugmentConfig("light", repeats=3), 1, False, marks=pytest.mark.slow),
     ],
 )
 def test_workers_share_one_batch_and_decode_their_own_images(

@@ -18,6 +18,7 @@ from sklearn.datasets import load_sample_images
 
 from deit_tf.config import AugmentConfig, DataConfig
 from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
+from deit_tf.data.augment import traced_augmentation
 from deit_tf.data.decode import decode_image
 from deit_tf.data.preprocess import height_width, normalize
 from deit_tf.data.sources import _shuffle_buffer
@@ -300,6 +301,15 @@ def test_the_same_seed_gives_the_same_bytes_at_any_parallelism():
     images, labels = first[0]
     assert images.shape == (50, 16, 16, 3) and images.dtype == np.float32
     np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
+
+
+def test_data_sets_of_the_same_settings_share_one_trace():
+    processor = ImageProcessor(16)
+    expected = (processor.size, processor.mean, processor.std, processor.exif_orientation)
+    traced = traced_augmentation(FULL.resolve(), *expected)
+    for seed in (0, 1):
+        stream(take=1, seed=seed)
+    assert traced.experimental_get_tracing_count() == 1
 
 
 def test_epochs_differ_and_a_resumed_stream_goes_on_exactly():

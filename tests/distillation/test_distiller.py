@@ -97,7 +97,7 @@ def test_reported_accuracies():
     assert set(report) == {*expected, "loss", "base_loss", "distillation_loss"}
 
 
-@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 8.0])
 def test_the_gradient_norm_is_that_of_the_loss(scale):
     images, labels = batch()
     made = distiller()
@@ -383,7 +383,9 @@ def test_a_student_of_any_size_trains():
     made.fit(*batch(), batch_size=BATCH, verbose=0)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision_trains(policy):
     keras.config.set_dtype_policy(policy)
     try:

@@ -421,7 +421,7 @@ def test_held_out_labels_follow_any_batching(config, sources, opened):
     np.testing.assert_array_equal(found.argmax(-1), decisions)
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_each_worker_has_the_labels_of_its_share(config, sources, opened, workers):
     processor, first = ImageProcessor.from_config(config.data, SIZE), 2 * STEPS + 5
     whole = [y["teacher_logits"] for _, y in opened.attach(batches(config, sources))][first:]

@@ -440,7 +440,7 @@ def test_a_model_of_free_size_is_fed_the_originals_size(tmp_path, caplog):
     assert "short side 256, bicubic, center crop 224 x 224" in caplog.text
 
 
-@pytest.mark.parametrize("resize_to", [40, (36, 48)])
+@pytest.mark.parametrize("resize_to", [pytest.param(40, marks=pytest.mark.slow), (36, 48)])
 def test_a_tflite_file_outside_of_a_run_is_described_by_its_json_file(
     tmp_path, capsys, caplog, resize_to
 ):

@@ -44,7 +44,11 @@ def weights(model):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: keras.optimizers.SGD(0.1, momentum=0.9), lambda: AdamW(1e-3), lambda: Lamb(5e-4)],
+    [
+        lambda: AdamW(1e-3),
+        pytest.param(lambda: keras.optimizers.SGD(0.1, momentum=0.9), marks=pytest.mark.slow),
+        pytest.param(lambda: Lamb(5e-4), marks=pytest.mark.slow),
+    ],
 )
 def test_four_micro_batches_of_8_equal_one_batch_of_32(make):
     whole, parts = (
