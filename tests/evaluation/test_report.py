@@ -89,7 +89,7 @@ def runs(tmp_path_factory):
         distill=DistillConfig(teacher=str(root / "teacher")),
         mask=MaskConfig(unit=8),
     )
-    teacher = create_resnet("resnet20", num_classes=3, image_size=16)
+    teacher = create_resnet("resnet8", num_classes=3, image_size=16)
     student = deit_tf.create_model("deit_test", num_classes=3, **tiny)
     write_run(root / "teacher", config, teacher, "teacher.keras", "teacher", 1)
     write_run(root / "student", config, student, "student.keras", "hard", 3)
