@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import deit_tf.runs.folder
+from deit_tf import files
 from deit_tf.config import DataConfig, DistillConfig, TrainConfig
 from deit_tf.data import open_sources
 from deit_tf.distillation.fingerprint import changing_facts
@@ -101,11 +102,13 @@ def test_other_steps_per_epoch_are_refused(stopped):
         stopped.check_free(FACTS | {"steps_per_epoch": 4}, overwrite=False)
 
 
+# By the file alone: importing the package takes seconds.
 HOLD = """
-import sys
-from pathlib import Path
-from deit_tf.files import locked  # what RunFolder asks, without the import of TensorFlow
-with locked(Path(sys.argv[1]), ".lock", "", ""):
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("files", sys.argv[2])
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
+with files.locked(pathlib.Path(sys.argv[1]), ".lock", "trains into", ""):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -113,7 +116,7 @@ with locked(Path(sys.argv[1]), ".lock", "", ""):
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    command = [sys.executable, "-c", HOLD, str(folder.path), files.__file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(BlockingIOError, match=f"process {holder.pid} on .*choose another"):

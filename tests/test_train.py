@@ -40,7 +40,8 @@ QUICK = [
     "--model.embed_dim",
     "24",
 ]
-TEACHER = ["--teacher.epochs", "1", "--teacher.optim.warmup_epochs", "0.5"]
+TEACHER = ["--teacher.name", "resnet8"]
+TEACHER += ["--teacher.epochs", "1", "--teacher.optim.warmup_epochs", "0.5"]
 
 
 @pytest.fixture(scope="module")
