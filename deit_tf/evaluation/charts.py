@@ -16,7 +16,34 @@ WIDTH, HEIGHT = 480, 240
 LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 26  # margins around the plot
 TICKS = 5
 LARGEST_PICTURE = 224
+LOSSLESS = 64  # pixels a side, up to which a picture is PNG: JPEG blurs what is so small
+JPEG_QUALITY = 88
 ORANGE = (255, 140, 0)
+
+# The colors of pages, as CSS has them, and of plots: `c0` is what is right, or comes first, `c1`
+# what is wrong, or comes second.
+PALETTE = {
+    "light": {
+        "ink": "#1b1f24",
+        "soft": "#57606a",
+        "page": "#ffffff",
+        "line": "#d8dee4",
+        "c0": "#0b5fb0",
+        "c1": "#b8480b",
+        "c2": "#1a7f4b",
+        "c3": "#7a3ea8",
+    },
+    "dark": {
+        "ink": "#e6e9ec",
+        "soft": "#a3adb8",
+        "page": "#14171b",
+        "line": "#363d45",
+        "c0": "#6cb2ff",
+        "c1": "#ff9d5c",
+        "c2": "#63d297",
+        "c3": "#c79bff",
+    },
+}
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> dict | None:
@@ -84,23 +111,46 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """A PNG file of uint8 [H, W, 3], at most LARGEST_PICTURE a side, as a data URI."""
+    """An image file of uint8 [H, W, 3], at most LARGEST_PICTURE a side, as a data URI."""
     image = Image.fromarray(pixels)
     image.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    small = max(image.size) <= LOSSLESS
+    kind, options = ("PNG", {}) if small else ("JPEG", {"quality": JPEG_QUALITY})
+
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, kind, optimize=True, **options)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{encoded}"
 
 
 def tint(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Lay weights [rows, columns] over a picture, uint8 [H, W, 3]: black adds nothing, the largest
-    is orange.
+    """Lay weights [rows, columns], not negative, over a picture, uint8 [H, W, 3], in orange.
+
+    A patch is as bright as it rises above the least one, in shares of the largest: (w - min) / max.
+    So a map that weighs all patches alike adds nothing anywhere, and one that weighs them nearly
+    alike adds little.
     """
     rows, columns = (
         side // count for side, count in zip(pixels.shape[:2], weights.shape, strict=True)
     )
-    strength = np.kron(weights / weights.max(), np.ones((rows, columns)))[..., None]  # [H, W, 1]
+    rise = (weights - weights.min()) / weights.max()
+    strength = np.kron(rise, np.ones((rows, columns)))[..., None]  # [H, W, 1]
     return (0.5 * pixels + 0.5 * strength * ORANGE).astype(np.uint8)
+
+
+def cell_opacity(count: int, total: int) -> float:
+    """How strongly a cell of a confusion matrix has its color, 0..1: by the root of its share of
+    the images of its class, so that few errors are seen beside many right answers.
+    """
+    return 0.05 + 0.45 * math.sqrt(count / total) if count else 0.0
+
+
+def span(weights: np.ndarray) -> str:
+    """In words: the range of weights [rows, columns], as multiples of the share that each would
+    have if all were alike.
+    """
+    low, high = (each / weights.mean() for each in (weights.min(), weights.max()))
+    return f"{low:.1f} to {high:.1f} times an even share"
 
 
 def where(weights: np.ndarray) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deit_tf.data import Source, eval_dataset, masked_eval_dataset
+from deit_tf.data import Source, eval_dataset, masked_eval_dataset, sample
 from deit_tf.distillation.teacher import Teacher
 from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.evaluation.multilabel import Labelings
+from deit_tf.evaluation.photographs import photograph
 from deit_tf.exporting.compare import ExportError, agreement, deviation
 from deit_tf.exporting.formats import Export, find_exports
 from deit_tf.exporting.reference import keras_logits
@@ -104,6 +105,23 @@ class Decisions:
         )
         divided = np.flatnonzero(opinions > 1)
         return divided[np.lexsort((-self.confidence[divided], -opinions[divided]))][:count]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where the attention to a held-out picture comes from, and what the heads say of it.
+
+    Args:
+        pixels: What the model sees, as `photograph` has it.
+        rollout: Attention rollout, [H/P, W/P], sum 1.
+        label: The true class, int []; or float [C], 1 where a class is there.
+        logits: [C] by head.
+    """
+
+    pixels: np.ndarray
+    rollout: np.ndarray
+    label: np.ndarray
+    logits: dict[str, np.ndarray]
 
 
 class Findings:
@@ -204,26 +222,37 @@ class Findings:
         return Labelings(np.concatenate(truth), whole)
 
     def pictures(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Held-out images as the model sees them, uint8 [H, W, 3], by their number."""
+        """What the model sees of held-out images, as `photograph` has it, by their number."""
         chosen = np.asarray(sorted(indices), np.int64)
         if self.held_out is None or not len(chosen):
             return {}
         items = self.held_out.read(None).filter(lambda item: tf.reduce_any(item["index"] == chosen))
-        found = items.map(
-            lambda item: (item["index"], self.run.processor(item["image"]))
-        ).as_numpy_iterator()
-        return {int(index): self.run.processor.to_rgb(image) for index, image in found}
+        return {
+            int(item["index"]): photograph(self.run.processor, item["image"])
+            for item in items.as_numpy_iterator()
+        }
 
     @cached_property
-    def rollouts(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Held-out pictures, uint8 [H, W, 3], with the attention rollout of each, [H/P, W/P]; none
-        of a convnet.
+    def rollouts(self) -> list[Attention]:
+        """Held-out pictures from all over the data, and where the attention to them comes from;
+        none of a convnet.
         """
         if self.masked or self.held_out is None or not is_deit(self.run.model):
             return []
-        images = self.run.samples[:PICTURES]
+        found = sample(self.held_out, self.run.processor, PICTURES)
+        images = np.stack([image for _, image in found])
         rollout = rollout_model(self.run.model).predict_on_batch(images)
-        return list(zip(self.run.processor.to_rgb(images), rollout, strict=True))
+        logits = heads(self.run.model).predict_on_batch(images)
+
+        return [
+            Attention(
+                photograph(self.run.processor, item["image"]),
+                rollout[i],
+                item["label"],
+                {head: each[i] for head, each in logits.items()},
+            )
+            for i, (item, _) in enumerate(found)
+        ]
 
     @cached_property
     def reconstructions(self) -> list[dict]:

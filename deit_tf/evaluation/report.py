@@ -6,17 +6,17 @@ The page is one HTML file with nothing outside it: no script, no font, no pictur
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from rich import box
 from rich.table import Table
 
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.kinds import KINDS, NONE
-from deit_tf.evaluation.charts import line_chart, picture, tint, where
+from deit_tf.evaluation.charts import line_chart, span, tint, where
 from deit_tf.evaluation.findings import Decisions, Findings
 from deit_tf.evaluation.multilabel import Labelings
-from deit_tf.files import replacing
+from deit_tf.evaluation.pages import WHO, interval_text, percent, write_page
+from deit_tf.evaluation.scores import class_scores, wilson
 from deit_tf.runs import RunFolder
 
 # column: field of the evaluation
@@ -31,10 +31,11 @@ _OF_SEVERAL = {"F1": "f1_samples"}  # where a run has images with any number of 
 # title of a chart: label and field of metrics.jsonl for each line; what a run has not is left out
 _CHARTS: dict[str, dict[str, str]] = {
     "Loss": {"training": "loss", "held out": "val_loss"},
-    "Parts of the loss, training": {"true labels": "base_loss", "teacher": "distillation_loss"},
-    "Parts of the loss, held out": {
-        "true labels": "val_base_loss",
-        "teacher": "val_distillation_loss",
+    "Parts of the loss": {
+        "true labels, training": "base_loss",
+        "teacher, training": "distillation_loss",
+        "true labels, held out": "val_base_loss",
+        "teacher, held out": "val_distillation_loss",
     },
     "Accuracy": {
         "training": "accuracy",
@@ -62,22 +63,15 @@ _CHARTS: dict[str, dict[str, str]] = {
     "Gradient norm": {"": "gradient_norm"},
     "Images per second": {"": "images_per_second"},
 }
+_MAIN = ("Loss", "Accuracy", "F1 of an image")  # charts that come first, and larger
 _HEADLINE = {
-    "right, held out": "accuracy",
-    "class head": "accuracy_cls",
-    "distillation head": "accuracy_dist",
+    "top-1, held out": "accuracy",
+    "top-1 of the class head": "accuracy_cls",
+    "top-1 of the distillation head": "accuracy_dist",
     "F1 of an image, held out": "f1_samples",
     "agrees with the teacher": "teacher_agreement",
 }
-_WHO = {
-    "model": "model",
-    "cls": "class head",
-    "dist": "distillation head",
-    "teacher": "teacher",
-    "ema": "moving average",
-}
 MATRIX_CLASSES = 20  # the widest confusion matrix that is still read
-NO_BREAK = "\N{NO-BREAK SPACE}"
 LISTED = 40  # classes, or pairs of classes, in a list
 
 
@@ -108,13 +102,9 @@ def compare(runs: Sequence[str]) -> Table:
 def _row(name: str, summary: dict, columns: dict[str, str]) -> list[str]:
     figures = summary["evaluation"]
     weights = f"{summary['parameters'] / 1e6:.2f} M"
-    shares = [_percent(figures.get(field)) for field in columns.values()]
+    shares = [percent(figures.get(field)) for field in columns.values()]
     images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
     return [name, str(summary["kind"]), weights, *shares, images, seconds]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def write_report(
@@ -133,24 +123,12 @@ def write_report(
         FileNotFoundError: If `run` is no finished run.
     """
     findings = Findings(run, exports)
-    loader = jinja2.PackageLoader("deit_tf.evaluation", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {
-        "picture": picture,
-        "percent": lambda share: _percent(share).replace(" ", NO_BREAK),
-        "megabytes": lambda size: f"{size / 1e6:.2f}{NO_BREAK}MB",
-    }
     out = Path(out) if out else RunFolder(findings.path).report
     out.parent.mkdir(parents=True, exist_ok=True)
     with naming_unreadable(findings.held_out):
         shown = _page(findings)
-    page = environment.get_template("report.html").render(shown)
 
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return out
+    return write_page("report.html", shown, out)
 
 
 def _page(findings: Findings) -> dict:
@@ -163,15 +141,10 @@ def _page(findings: Findings) -> dict:
         "model": _model_rows(findings),
         "charts": _charts(findings.epochs),
         "reconstructions": findings.reconstructions,
-        "rollouts": [
-            (pixels, tint(pixels, map_), where(map_)) for pixels, map_ in findings.rollouts
-        ],
+        "rollouts": _attended(findings),
         "artifacts": findings.artifacts,
         "config": RunFolder(findings.path).config.read_text(encoding="utf-8"),
-        "who": _WHO,
-        # Small images have large pixels, which are not to be blurred.
-        "rendering": "pixelated" if max(findings.run.processor.size) <= 64 else "auto",
-        "aspect": "{1} / {0}".format(*findings.run.processor.size),
+        "size": findings.run.processor.size,
         "decided": None,
         "labeled": None,
     }
@@ -185,7 +158,7 @@ def _page(findings: Findings) -> dict:
 
 def _labeled(findings: Findings, labelings: Labelings) -> dict:
     """What the template shows of images with any number of labels."""
-    names = findings.run.labels or tuple(map(str, range(findings.run.model.output_shape[-1])))
+    names = _names(findings)
     classes = [row for row in labelings.classes("model", names) if row["images"]]
     weakest = sorted(classes, key=lambda row: row["average_precision"])[:LISTED]
     worst = labelings.worst("model").tolist()
@@ -218,14 +191,19 @@ def _listed(there: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _decided(findings: Findings, decisions: Decisions) -> dict:
-    labels = findings.run.labels or tuple(map(str, range(findings.run.model.output_shape[-1])))
+    labels = _names(findings)
     confusion = decisions.confusion(len(labels))
     shown = {"mistakes": decisions.mistakes(), "disagreements": decisions.disagreements()}
     pixels = findings.pictures({int(i) for indices in shown.values() for i in indices})
+    accuracy = decisions.accuracy()
     return {
-        "accuracy": decisions.accuracy(),
+        "accuracy": accuracy,
+        "intervals": {
+            name: interval_text(wilson(share, len(decisions.truth)))
+            for name, share in accuracy.items()
+        },
         "agreement": decisions.agreement(),
-        "voices": [_WHO[name] for name in decisions.voices],
+        "voices": [WHO[name] for name in decisions.voices],
         "images": len(decisions.truth),
         "labels": labels,
         "classes": _classes(confusion, labels),
@@ -240,7 +218,7 @@ def _decided(findings: Findings, decisions: Decisions) -> dict:
 
 def _case(decisions: Decisions, labels: Sequence[str], index: int, pixels: np.ndarray) -> dict:
     """One held-out picture and what everyone says about it."""
-    said = {_WHO[name]: labels[top[index]] for name, top in decisions.top.items()}
+    said = {WHO[name]: labels[top[index]] for name, top in decisions.top.items()}
     truth, confidence = labels[decisions.truth[index]], float(decisions.confidence[index])
     return {
         "number": index + 1,
@@ -252,12 +230,18 @@ def _case(decisions: Decisions, labels: Sequence[str], index: int, pixels: np.nd
 
 
 def _classes(confusion: np.ndarray, labels: Sequence[str]) -> list[dict]:
-    """Right answers per class; the weakest alone where there are many classes."""
-    counts = confusion.sum(1)
+    """How good the answers are per class; the weakest alone where there are many classes."""
+    scores = class_scores(confusion)
     rows = [
-        {"label": label, "images": int(n), "share": float(confusion[i, i] / n)}
-        for i, (label, n) in enumerate(zip(labels, counts, strict=True))
-        if n
+        {
+            "label": label,
+            "images": int(scores.images[i]),
+            "share": float(scores.recall[i]),
+            "precision": float(scores.precision[i]),
+            "f1": float(scores.f1[i]),
+        }
+        for i, label in enumerate(labels)
+        if scores.images[i]
     ]
     return rows if len(rows) <= LISTED else sorted(rows, key=lambda row: row["share"])[:LISTED]
 
@@ -270,20 +254,56 @@ def _confused(confusion: np.ndarray, labels: Sequence[str]) -> list[tuple[str, s
     return [(labels[t], labels[d], int(wrong[t, d])) for t, d in pairs if wrong[t, d]]
 
 
-def _headline(findings: Findings) -> list[tuple[str, str]]:
+def _attended(findings: Findings) -> list[dict]:
+    """What the template shows of attention: pictures, and what they are and are said to be."""
+    names = _names(findings)
+
+    def in_words(label: np.ndarray) -> str:
+        return _listed(label > 0.5, names) if findings.multilabel else names[int(label)]
+
+    def answer(logits: np.ndarray) -> str:
+        return in_words(logits > 0 if findings.multilabel else logits.argmax())
+
+    return [
+        {
+            "pixels": each.pixels,
+            "tinted": tint(each.pixels, each.rollout),
+            "where": where(each.rollout),
+            "span": span(each.rollout),
+            "truth": in_words(each.label),
+            "said": {WHO[head]: answer(logits) for head, logits in each.logits.items()},
+        }
+        for each in findings.rollouts
+    ]
+
+
+def _names(findings: Findings) -> tuple[str, ...]:
+    """The class names, numbers where nothing tells them."""
+    return findings.run.labels or tuple(map(str, range(findings.run.model.output_shape[-1])))
+
+
+def _headline(findings: Findings) -> list[tuple[str, str, str]]:
+    """Figures of the whole run: what each is, its value, and a note on it."""
     figures, summary = findings.summary["evaluation"], findings.summary
     shares = [
-        (name, _percent(figures[field])) for name, field in _HEADLINE.items() if field in figures
+        (name, percent(figures[field]), "") for name, field in _HEADLINE.items() if field in figures
     ]
+    if "accuracy" in figures:
+        name, value, _ = shares[0]
+        interval = wilson(figures["accuracy"], summary["evaluation_images"])
+        shares[0] = (name, value, f"95 %: {interval_text(interval)}")
+
     if findings.labelings is not None:
         average = findings.labelings.figures("model")["mean_average_precision"]
-        shares.insert(0, ("mean average precision, held out", _percent(average)))
+        shares.insert(0, ("mean average precision, held out", percent(average), ""))
     loss = (
-        [("loss, held out", f"{figures['loss']:.4f}")] if "loss" in figures and not shares else []
+        [("loss, held out", f"{figures['loss']:.4f}", "")]
+        if "loss" in figures and not shares
+        else []
     )
     rest = [
-        ("weights", f"{summary['parameters'] / 1e6:.2f} M"),
-        ("training", f"{summary['training_seconds']:.0f} s"),
+        ("weights", f"{summary['parameters'] / 1e6:.2f} M", ""),
+        ("training", f"{summary['training_seconds']:.0f} s", ""),
     ]
     return [*shares, *loss, *rest]
 
@@ -326,12 +346,14 @@ _LEARNS = {kind: entry.sentence for kind, entry in KINDS.items()} | {
 }
 
 
-def _charts(epochs: list[dict]) -> list[dict]:
-    charts = []
+def _charts(epochs: list[dict]) -> dict[str, list[dict]]:
+    """The charts that there are figures for: `main`, and `lesser`, which are drawn smaller."""
+    charts: dict[str, list[dict]] = {"main": [], "lesser": []}
     for title, lines in _CHARTS.items():
         known = {
             label: [epoch[field] for epoch in epochs if field in epoch]
             for label, field in lines.items()
         }
-        charts.append(line_chart(title, known))
-    return [chart for chart in charts if chart]
+        if chart := line_chart(title, known):
+            charts["main" if title in _MAIN else "lesser"].append(chart)
+    return charts

@@ -4,13 +4,12 @@ Chromium as well."""
 import json
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from page_checks import CHROMIUM, Tags, check_nothing_is_fetched, requested_hosts, widths
 from PIL import Image
 
 import deit_tf
@@ -26,6 +25,7 @@ from deit_tf.config import (
 from deit_tf.evaluation.charts import line_chart, ticks, tint
 from deit_tf.evaluation.findings import Decisions, Findings
 from deit_tf.evaluation.report import write_report
+from deit_tf.evaluation.scores import wilson
 from deit_tf.files import write_json
 from deit_tf.models.resnet import create_resnet
 from deit_tf.runs import load_run, write_config
@@ -110,22 +110,6 @@ def page(runs):
     return runs / "student" / "report.html"
 
 
-class Tags(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def named(self, *names):
-        return [attributes for tag, attributes in self.tags if tag in names]
-
-
 def headings(path):
     return re.findall(r"<h2>(.*?)</h2>", path.read_text())
 
@@ -154,6 +138,35 @@ def test_sections_of_a_student(page):
     words = " ".join(Tags(text).words)
     for row in ("class head", "distillation head", "moving average", "teacher", "broken.tflite"):
         assert row in words
+
+
+def test_the_accuracy_comes_with_its_interval(page):
+    words = [word.strip() for word in Tags(page.read_text()).words]
+    place = words.index("top-1, held out")
+    low, high = (100 * end for end in wilson(0.5, 9))
+    assert words[place + 1] == f"95 %: {low:.1f} to {high:.1f} %"
+
+
+def test_attention_is_captioned_by_classes_and_by_its_range(runs, page):
+    findings = Findings(runs / "student")
+    labels = [CLASSES[int(each.label)] for each in findings.rollouts]
+    assert {*labels} == {*CLASSES}  # from all over the data
+    words = [word.strip() for word in Tags(page.read_text()).words]
+    assert sum(word.endswith("times an even share") for word in words) == len(labels)
+    assert not any(re.search(r"row \d", word) for word in words)
+    start = words.index("Where the attention comes from")
+    for each, label in zip(findings.rollouts, labels, strict=True):
+        start = words.index(f"is {label}", start + 1)
+        said = CLASSES[each.logits["cls"].argmax()]
+        assert f"class head: {said}" in words[start : start + 8]
+
+
+def test_loss_and_accuracy_are_the_large_charts(page):
+    large, small = page.read_text().split('<div class="charts lesser">')
+    large = large.split('<div class="charts">')[1]
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", large) == ["Loss", "Accuracy"]
+    assert small.count("<figcaption>Parts of the loss</figcaption>") == 1
+    assert small.count('<polyline class="s3" points="0,4') == 1  # its fourth line has a legend
 
 
 def test_sections_of_a_teacher_and_of_a_masked_run(runs):
@@ -196,13 +209,7 @@ def test_every_picture_has_an_alternative_text(page):
 
 
 def test_nothing_is_fetched(page):
-    text = page.read_text()
-    tags = Tags(text)
-    assert not tags.named("script", "link", "iframe", "object", "embed", "base")
-    assert not re.search(r"https?://|url\(|@import", text.replace("&#39;", "'"))
-    assert {attributes["src"][:5] for _, attributes in tags.tags if "src" in attributes} == {
-        "data:"
-    }
+    check_nothing_is_fetched(page)
 
 
 def test_figures_are_those_of_the_model(runs, page):
@@ -281,41 +288,6 @@ def test_tint_is_strongest_where_the_weight_is():
     assert tinted[0, 0].tolist() == [0, 0, 0] and tinted[3, 7].tolist() == [127, 70, 0]
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def browse(folder, file, width, *flags):
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},900",
-        *flags,
-        file.as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-def requested_hosts(folder, file):
-    """Hosts that the browser asked for, without those that Chromium itself looks up at every
-    start."""
-    log = folder / "net.json"
-    picture = f"--screenshot={folder / 'page.png'}"
-    done = browse(folder, file, 1200, picture, f"--log-net-log={log}", "--enable-logging=stderr")
-    hosts = set(re.findall(r'"url":"(?:https?|wss?)://([^/"]+)', log.read_text()))
-    return {
-        host for host in hosts if not re.search(r"(^|\.)(google|googleapis|gvt1)\.com$", host)
-    }, done.stderr
-
-
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
 def test_chromium_renders_it_without_errors_or_requests(page, tmp_path):
     hosts, messages = requested_hosts(tmp_path, page)
@@ -335,13 +307,5 @@ def test_chromium_renders_it_without_errors_or_requests(page, tmp_path):
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium installed")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_chromium_needs_no_sideways_scrolling(page, tmp_path, width):
-    # The page forbids scripts, so a copy without that line measures itself.
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
-    probe = (
-        "<script>document.title = innerWidth + ' ' + "
-        "document.documentElement.scrollWidth</script></body>"
-    )
-    (tmp_path / "copy.html").write_text(text.replace("</body>", probe))
-    measured = browse(tmp_path, tmp_path / "copy.html", width, "--dump-dom").stdout
-    title = re.search(r"<title>(\d+) (\d+)</title>", measured)
-    assert int(title[2]) <= int(title[1])
+    needed, given = widths(tmp_path, page, width)
+    assert needed <= given
