@@ -149,6 +149,28 @@ def _predict(arguments: Namespace) -> int | None:
     return _name_failed(failed, len(files))
 
 
+def _explain(arguments: Namespace) -> int | None:
+    from rich.progress import track
+
+    from deit_tf.evaluation.explain import PAGE, explain_files
+    from deit_tf.evaluation.predict import find_images
+
+    files = find_images(arguments.images)
+    answers = explain_files(
+        arguments.path,
+        files,
+        arguments.out,
+        run=arguments.run,
+        name=arguments.model,
+        batch_size=arguments.batch_size,
+    )
+    failed: list[dict] = []
+    answers = track(answers, "Explaining", total=len(files), transient=True)
+    if shown := [*_without_failed(answers, failed)]:
+        console().print(f"Wrote {arguments.out}/{PAGE}, and PNG files beside it: {len(shown)}")
+    return _name_failed(failed, len(files))
+
+
 def _without_failed(answers: Iterable[dict], failed: list[dict]) -> Iterator[dict]:
     """The answers of files that could be read; those of the others go to `failed`."""
     for answer in answers:
@@ -274,6 +296,11 @@ COMMANDS = {
         _evaluate,
     ),
     "predict": Command("name what is in image files", parsers.prediction_parser, _predict),
+    "explain": Command(
+        "draw where the attention to pictures comes from, and what each head says",
+        parsers.explanation_parser,
+        _explain,
+    ),
     "convert": Command(
         "write weights for transformers, timm or keras-hub", parsers.conversion_parser, _convert
     ),

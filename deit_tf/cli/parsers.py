@@ -186,22 +186,24 @@ def evaluation_parser(command: str, description: str) -> ArgumentParser:
 
 def prediction_parser(command: str, description: str) -> ArgumentParser:
     """A model, and image files in any number."""
-    parser = new_parser(command, description)
-    parser.add_argument("path", help=MODEL_FORMS)
-    parser.add_argument(
-        "images", nargs="+", help="image files, folders of them, or patterns such as 'in/**/*.jpg'"
-    )
+    parser = _images_parser(command, description, MODEL_FORMS)
     parser.add_argument("--top", type=int, default=5, help="classes to name for each")
-    parser.add_argument("--run", help="the run whose image processor and labels to use")
-    parser.add_argument(
-        "--model", help="name of the model, where a file of weights does not tell it"
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="images per step")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     parser.add_argument(
         "--out", help="write a file instead: .jsonl (a JSON object per line), .json or .csv"
     )
 
+    return parser
+
+
+def explanation_parser(command: str, description: str) -> ArgumentParser:
+    """A DeiT, and image files in any number."""
+    parser = _images_parser(
+        command, description, "a run, .keras file or weights of a DeiT; hf://... as well"
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder for a PNG file per picture, and explain.html"
+    )
     return parser
 
 
@@ -234,6 +236,21 @@ def report_parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--exports", help="a folder of exported artifacts, besides those in the run"
     )
+    return parser
+
+
+def _images_parser(command: str, description: str, forms: str) -> ArgumentParser:
+    """A model in one of some forms, and image files in any number."""
+    parser = new_parser(command, description)
+    parser.add_argument("path", help=forms)
+    parser.add_argument(
+        "images", nargs="+", help="image files, folders of them, or patterns such as 'in/**/*.jpg'"
+    )
+    parser.add_argument("--run", help="the run whose image processor and labels to use")
+    parser.add_argument(
+        "--model", help="name of the model, where a file of weights does not tell it"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="images per step")
     return parser
 
 

@@ -42,6 +42,7 @@ class Opened:
             original's.
         split_rule: How the folder of images of `config` was split.
         activation: A key of `ACTIVATIONS`: what makes probabilities of its logits.
+        network: The Keras model, from normalized images to logits; None of an export.
     """
 
     predict: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -51,12 +52,26 @@ class Opened:
     assumed: bool = False
     split_rule: SplitRule = "threshold"
     activation: str = SOFTMAX
+    network: keras.Model | None = None
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """The probabilities [B, C] of logits, computed in float64; of a model of several labels
         each class has one by itself.
         """
         return ACTIVATIONS[self.activation](np.float64(logits)).numpy()
+
+    def most_probable(self, logits: np.ndarray, top: int) -> list[list[dict[str, Any]]]:
+        """Of each row of logits [B, C] the `top` classes, most probable first: `class` (its
+        number), `label` (its name) and `probability`.
+        """
+        names = self.labels or [str(i) for i in range(logits.shape[-1])]
+        return [
+            [
+                {"class": int(i), "label": names[i], "probability": float(row[i])}
+                for i in np.argsort(-row, kind="stable")[:top]
+            ]
+            for row in self.probabilities(logits)
+        ]
 
 
 def open_model(
@@ -146,11 +161,47 @@ def predict_files(
     """
     if top < 1:
         raise ValueError(f"`top` is a number of classes from 1. Received: {top}")
+    batches = in_batches(images, batch_size)
+    opened = open_model(path, run, name)
+    return (answer for batch in batches for answer in _predict_batch(opened, batch, top))
+
+
+def in_batches(images: Sequence[str], batch_size: int) -> list[Sequence[str]]:
+    """Files by the batch.
+
+    Raises:
+        ValueError: If `batch_size` is not positive.
+    """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is a number of images from 1. Received: {batch_size}")
-    opened = open_model(path, run, name)
-    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    return (answer for batch in batches for answer in _predict_batch(opened, batch, top))
+    return [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+
+
+def read_batch(
+    processor: ImageProcessor, images: Sequence[str]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Read files, of which some may be broken.
+
+    Args:
+        processor: What the model expects.
+        images: Files.
+    Returns:
+        Per file a dict of `image`, its name, and `error` where it cannot be read; and what could
+        be read, in the same order, float32 [n, H, W, 3], normalized, n being 0 where nothing could.
+    """
+    answers = [{"image": str(image)} for image in images]
+
+    def read(answer: dict[str, Any]) -> np.ndarray | None:
+        try:
+            return processor.batch([answer["image"]])  # [1, H, W, 3]
+        except Exception as error:  # whatever is wrong with one file, the others are answered
+            answer["error"] = str(error) or type(error).__name__
+            return None
+
+    with ThreadPoolExecutor() as threads:  # decoding takes as long as a small model
+        pixels = [each for each in threads.map(read, answers) if each is not None]
+    nothing = np.zeros((0, *processor.size, processor.num_channels), np.float32)
+    return answers, np.concatenate([nothing, *pixels])
 
 
 def _files_of(match: Path) -> list[Path]:
@@ -159,30 +210,12 @@ def _files_of(match: Path) -> list[Path]:
 
 def _predict_batch(opened: Opened, images: Sequence[str], top: int) -> list[dict[str, Any]]:
     """The answers of `predict_files` for a few files."""
-    answers = [{"image": str(image)} for image in images]
-
-    def read(answer: dict[str, Any]) -> np.ndarray | None:
-        try:
-            return opened.processor.batch([answer["image"]])  # [1, H, W, 3]
-        except Exception as error:  # whatever is wrong with one file, the others are answered
-            answer["error"] = str(error) or type(error).__name__
-            return None
-
-    with ThreadPoolExecutor() as threads:  # decoding takes as long as a small model
-        pixels = [each for each in threads.map(read, answers) if each is not None]
-    if not pixels:
-        return answers
-
-    logits = opened.predict(np.concatenate(pixels))["mean"]  # [B, C]
+    answers, pixels = read_batch(opened.processor, images)
     good = [answer for answer in answers if "error" not in answer]
-    for answer, probabilities in zip(good, opened.probabilities(logits), strict=True):
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        names = opened.labels or [str(i) for i in range(len(probabilities))]
-        answer["classes"] = [
-            {"class": int(i), "label": names[i], "probability": float(probabilities[i])}
-            for i in best
-        ]
-
+    if good:
+        logits = opened.predict(pixels)["mean"]  # [B, C]
+        for answer, classes in zip(good, opened.most_probable(logits, top), strict=True):
+            answer["classes"] = classes
     return answers
 
 
@@ -291,6 +324,7 @@ def _open_keras(
         described.assumed,
         described.split_rule,
         described.activation,
+        own.model,
     )
 
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from deit_tf.models.layers import Block, Tokens, token
-from deit_tf.models.parts import blocks, is_deit
+from deit_tf.models.parts import blocks, has_two_heads, is_deit
 
 
 def features(model: keras.Model) -> keras.Model:
@@ -71,14 +71,51 @@ def attention_weights(model: keras.Model) -> list:
     return maps
 
 
+def token_rollouts(model: keras.Model) -> keras.Model:
+    """Give the attention rollout of each token that a head reads.
+
+    Args:
+        model: From build_deit or create_model.
+    Returns:
+        A model from the same images to `cls` and, of a model with two heads, `dist`: each [B, H/P,
+        W/P], non-negative and summing to 1, the share of each patch in the class token or in the
+        distillation token. `rollout` of `attention_maps` is of both together.
+    Raises:
+        ValueError: If `model` is no DeiT classifier.
+    """
+    prefix = _tokens(model, "token_rollouts").prefix
+    height, width = model.get_layer("patch_embed").grid(model.input_shape)
+    flow = prefix_flow(attention_weights(model), prefix)  # [B, prefix, N - prefix]
+    shares = flow / ops.sum(flow, axis=-1, keepdims=True)
+
+    names = ("cls", "dist") if has_two_heads(model) else ("cls",)
+    outputs = {
+        name: ops.reshape(token(shares, i), (-1, height, width)) for i, name in enumerate(names)
+    }
+    return keras.Model(model.input, outputs, name=f"{model.name}_token_rollouts")
+
+
 def rollout(attentions, prefix: int):
-    """Follow attention through all blocks, from the prefix tokens down to the patches.
+    """The rollout of all prefix tokens together.
 
     Args:
         attentions: One [B, h, N, N] per block, from the first to the last, rows summing to 1.
         prefix: Tokens before the patches, 1 or 2.
     Returns:
         float32 [B, N - prefix], rows summing to 1: mean over the prefix tokens.
+    """
+    patches = ops.mean(prefix_flow(attentions, prefix), axis=1)  # [B, N - prefix]
+    return patches / ops.sum(patches, axis=-1, keepdims=True)
+
+
+def prefix_flow(attentions, prefix: int):
+    """Follow attention through all blocks, from the prefix tokens down to the patches.
+
+    Args:
+        attentions: As of `rollout`.
+        prefix: As of `rollout`.
+    Returns:
+        float32 [B, prefix, N - prefix]; what a row lacks to 1 comes from the prefix tokens.
     Source: Abnar & Zuidema 2020: heads averaged, identity added for the residual branch, rows
         renormalized, matrices multiplied.
     """
@@ -88,8 +125,7 @@ def rollout(attentions, prefix: int):
         step = mean + ops.eye(mean.shape[-1])
         step = step / ops.sum(step, axis=-1, keepdims=True)
         flow = step if flow is None else ops.matmul(step, flow)
-    patches = ops.mean(flow[:, :prefix, prefix:], axis=1)  # [B, N - prefix]
-    return patches / ops.sum(patches, axis=-1, keepdims=True)
+    return flow[:, :prefix, prefix:]
 
 
 class AttentionWeights(keras.layers.Layer):

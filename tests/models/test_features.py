@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import deit_tf
-from deit_tf.models.features import rollout
+from deit_tf.models.features import rollout, token_rollouts
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype("float32")
@@ -77,6 +77,22 @@ def test_rollout(distilled, prefix):
     )  # float32 against float64, values of 1/24
     pooled = {"cls", "dist"} if distilled else {"cls"}
     assert set(deit_tf.features(model).output) == {"tokens", "hidden_states"} | pooled
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_each_token_has_a_rollout_of_its_own(distilled):
+    model = deit_tf.create_model("deit_test", image_size=(32, 48), distilled=distilled)
+    attentions = np.asarray(deit_tf.attention_maps(model)(IMAGES)["attentions"], "float64")
+    found = token_rollouts(model)(IMAGES)
+    assert list(found) == (["cls", "dist"] if distilled else ["cls"])
+    for i, shares in enumerate(found.values()):
+        for maps, share in zip(attentions, np.asarray(shares), strict=True):
+            flow = np.eye(maps.shape[-1])
+            for weights in maps:
+                flow = (0.5 * weights.mean(0) + 0.5 * np.eye(len(flow))) @ flow
+            row = flow[i, len(found) :]
+            # float32 against float64, values of 1/24
+            np.testing.assert_allclose(share, (row / row.sum()).reshape(4, 6), atol=1e-6)
 
 
 def test_rollout_follows_the_one_patch_that_is_looked_at():
