@@ -111,12 +111,29 @@ def _evaluate(arguments: Namespace) -> None:
         return
 
     table = _table("", arguments.path)
-    for name, figure in figures.items():
-        share = name.startswith(("top", "f1_", "mean_average_precision"))
-        shown = f"{100 * figure:.2f} % ({figures['protocol']})" if share else str(figure)
-        table.add_row(name, shown)
+    for name in figures:
+        if not name.endswith("_interval"):
+            table.add_row(name, _figure_text(name, figures))
 
     console().print(table)
+
+
+SHARES = ("top", "precision_", "recall_", "f1_", "mean_average_precision")
+ROUNDED = ("ece", "nll")
+
+
+def _figure_text(name: str, figures: dict) -> str:
+    """A figure of an evaluation in words: a share with its protocol, and its interval."""
+    figure = figures[name]
+    if name in ROUNDED:
+        return f"{figure:.4f}"
+    if not name.startswith(SHARES):
+        return str(figure)
+    text = f"{100 * figure:.2f} % ({figures['protocol']})"
+    if interval := figures.get(f"{name}_interval"):
+        low, high = (100 * end for end in interval)
+        text += f"; 95 %: {low:.2f} to {high:.2f}"
+    return text
 
 
 def _predict(arguments: Namespace) -> int | None:

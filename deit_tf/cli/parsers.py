@@ -168,8 +168,8 @@ EVALUATION: dict[str, tuple[Any, str]] = {
     ),
     "out": (
         str | None,
-        "folder for evaluation.json, the accuracy per class and the confusion matrix, as CSV and "
-        "PNG",
+        "folder for evaluation.json, the figures of each class and the confusion matrix as CSV and "
+        "PNG, and a reliability plot",
     ),
 }
 

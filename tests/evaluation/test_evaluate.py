@@ -19,6 +19,7 @@ import deit_tf
 from deit_tf.cli import main
 from deit_tf.evaluation.evaluate import evaluate
 from deit_tf.evaluation.predict import open_model, run_above
+from deit_tf.evaluation.single_label import with_probabilities
 from deit_tf.exporting.saved_model import export_saved_model
 from deit_tf.exporting.tflite import export_tflite
 from deit_tf.runs import class_order, load_run
@@ -101,7 +102,8 @@ def test_all_forms_of_a_model_agree_and_the_counts_add_up(made, tmp_path):
             np.array(per_class, int).tolist()
             == np.c_[confusion.sum(1), np.diag(confusion)].tolist()
         )
-        assert Image.open(tmp_path / str(i) / "confusion.png").size[0] > 300
+        for name in ("confusion", "reliability"):
+            assert Image.open(tmp_path / str(i) / f"{name}.png").size[0] > 300
         assert json.loads((tmp_path / str(i) / "evaluation.json").read_text()) == one
     # Keras and a SavedModel give both heads, a .tflite file the mean alone.
     assert figures[0]["top1_dist"] == figures[2]["top1_dist"] and "top1_dist" not in figures[3]
@@ -123,10 +125,8 @@ def test_a_spreadsheet_runs_no_class_name_as_a_formula(tmp_path):
 
 
 def test_the_mean_of_probabilities_is_not_that_of_logits():
-    from deit_tf.evaluation.evaluate import _with_probabilities
-
     logits = {"cls": np.float32([[4, 0, 0]]), "dist": np.float32([[-6, 2, 1]])}
-    both = _with_probabilities({"mean": (logits["cls"] + logits["dist"]) / 2, **logits})
+    both = with_probabilities({"mean": (logits["cls"] + logits["dist"]) / 2, **logits})
     assert both["mean"].argmax() == 1 and both["probabilities"].argmax() == 0
     assert both["probabilities"].sum() == pytest.approx(1)
 
@@ -134,7 +134,7 @@ def test_the_mean_of_probabilities_is_not_that_of_logits():
 def test_each_number_is_printed_with_its_protocol(made, capsys):
     main(["evaluate", str(made / "run"), "--source", str(made / "images"), "--protocol", "timm"])
     text = capsys.readouterr().out
-    assert "short side 17" in text and text.count("(timm)") == 5
+    assert "short side 17" in text and text.count("(timm)") == 8 and text.count("; 95 %: ") == 2
     main(
         [
             "evaluate",
