@@ -24,6 +24,7 @@ SLOW = {
     ),
     "whole commands, each with a training of its own": (
         "planning/test_plan.py::test_the_command_measures",
+        "planning/test_lr_range.py::test_the_command_with_rates_as_they_are",
         "test_one_channel.py::test_a_gray_run",
         "test_object_store.py::test_a_run_on_a_store_goes_on_on_another_machine",
         "test_multilabel_run.py::test_a_run",

@@ -25,7 +25,7 @@ from deit_tf.native_log import LEVEL, quiet_native_log, reports_error
 from deit_tf.training.interruption import StopRequest
 from deit_tf.weights.files import FolderLayout
 
-OF_SETTINGS = ("train", "train-teacher", "label", "plan", "preview")
+OF_SETTINGS = ("train", "train-teacher", "label", "plan", "find-lr", "preview")
 
 
 def in_own_process(code, *arguments, **options):

@@ -94,6 +94,31 @@ def _shown(name: str, figure: float) -> tuple[str, str]:
     return words, f"{figure:,}" if isinstance(figure, int) else f"{figure:,.2f}"
 
 
+def _find_lr(arguments: Namespace) -> None:
+    from deit_tf.planning.lr_range import find_lr
+
+    config = _config(arguments)
+    seen = find_lr(
+        config,
+        arguments.file,
+        low=arguments["from"],
+        high=arguments.to,
+        steps=arguments.steps,
+    )
+    if seen.steepest is None:
+        print("The loss falls nowhere in this range: begin lower (--from), or take more --steps.")
+    else:
+        print(f"Steepest descent of the loss: --optim.lr {seen.steepest:.2g}")
+    print(f"A tenth of where it is least: --optim.lr {seen.tenth:.2g}")
+
+    batch_size = config.data.batch_size
+    unit = f"the batch of {batch_size} images as it is"
+    if config.optim.scale_lr:
+        factor = seen.learning_rate[0] / seen.lr[0]
+        unit = f"a batch of 512; these {batch_size} images get {factor:g} times as much"
+    print(f"Both are counted as `optim.lr` is, for {unit}. Wrote {arguments.file}")
+
+
 def _preview(arguments: Namespace) -> None:
     from deit_tf.evaluation.preview import preview
 
@@ -305,6 +330,11 @@ COMMANDS = {
         "say what a run will take: images, memory, operations, hours",
         parsers.planning_parser,
         _plan,
+    ),
+    "find-lr": Command(
+        "train some steps while the learning rate rises, and suggest one",
+        parsers.lr_range_parser,
+        _find_lr,
     ),
     "preview": Command("draw what the student will be fed", parsers.preview_parser, _preview),
     "evaluate": Command(

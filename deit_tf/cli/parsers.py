@@ -137,6 +137,16 @@ def preview_parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
+def lr_range_parser(command: str, description: str) -> ArgumentParser:
+    """Every setting, and the range."""
+    parser = _settings_parser(command, description)
+    parser.add_argument("--file", default="find_lr.png", help="the plot; its numbers go beside it")
+    parser.add_argument("--from", type=float, default=1e-6, help="first lr, as optim.lr counts it")
+    parser.add_argument("--to", type=float, default=10.0, help="last lr")
+    parser.add_argument("--steps", type=int, default=100, help="training steps")
+    return parser
+
+
 # Arguments of `deit_tf.evaluation.evaluate.evaluate`: type, help. A test compares the names.
 EVALUATION: dict[str, tuple[Any, str]] = {
     "run": (
