@@ -263,16 +263,22 @@ def digits() -> tuple[Source, Source]:
 
     The scans lie in the order of their writers, so most of those held out are by other hands.
     """
+    (files, labels, names), held_out = _scanned_digits(), 360
+    return (
+        _in_memory("digits/train", names, files[:-held_out], labels[:-held_out]),
+        _in_memory("digits/eval", names, files[-held_out:], labels[-held_out:]),
+    )
+
+
+@functools.cache
+def _scanned_digits() -> tuple[list[bytes], np.ndarray, tuple[str, ...]]:
+    """Each scan as a PNG file, the labels [1797], and what the classes are called."""
     from sklearn.datasets import load_digits  # slow to import, and needed for this source alone
 
     scans = load_digits()
     pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)[..., None]  # [1797, 8, 8, 1]
     files = [tf.io.encode_png(image).numpy() for image in pixels]
-    labels, names, held_out = scans.target, tuple(map(str, scans.target_names)), 360
-    return (
-        _in_memory("digits/train", names, files[:-held_out], labels[:-held_out]),
-        _in_memory("digits/eval", names, files[-held_out:], labels[-held_out:]),
-    )
+    return files, scans.target, tuple(map(str, scans.target_names))
 
 
 def tensorflow_datasets(config: DataConfig) -> tuple[Source, Source]:

@@ -124,7 +124,7 @@ def test_tensorflow_datasets(builders, form):
             open_sources(replace(config, train_split=split))
 
 
-@pytest.mark.parametrize("form", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("form", ["tfrecord", pytest.param("array_record", marks=pytest.mark.slow)])
 def test_a_builder_goes_on_at_any_step(builders, form):
     config = DataConfig("tfds:shapes", data_dir=str(builders[form]), batch_size=2)
     train, augment = open_sources(config)[0], AugmentConfig("none", repeats=2)
