@@ -33,6 +33,7 @@ SLOW = {
         "test_train.py::test_every_policy_trains_with_deterministic_ops",
         "test_train.py::test_labels_made_ahead_train_the_same_student",
         "test_train.py::test_a_teacher_of_keras_applications_trains",
+        "test_extend.py::test_",
         "test_train.py::test_xla_trains_what_the_graph_trains",
         "test_train.py::test_everything_at_once_from_the_weights_of_a_run",
         "models/test_masked.py::test_from_pretraining_to_a_student_by_command",

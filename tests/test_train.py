@@ -65,6 +65,7 @@ def test_a_run_directory(runs):
         "checkpoints",
         "config.yaml",
         "facts.json",
+        "first_batch.png",
         "labels.txt",
         "metrics.jsonl",
         "student.keras",
@@ -480,7 +481,7 @@ def test_everything_at_once_from_the_weights_of_a_run(runs, tmp_path):
     assert averaged.trainable_weights and all(layer.trainable for layer in run.model.layers)
 
 
-def test_labels_made_ahead_train_the_same_student(runs, tmp_path):
+def test_labels_made_ahead_train_the_same_student(runs, tmp_path, capsys):
     labels = ["--distill.labels", str(tmp_path / "labels")]
     teacher = ["--distill.teacher", str(runs / "teacher")]
     main(["label", *QUICK, *teacher, *labels, "--out", str(tmp_path / "cached")])
@@ -491,6 +492,12 @@ def test_labels_made_ahead_train_the_same_student(runs, tmp_path):
     ):
         np.testing.assert_array_equal(a, b)
     assert summary(tmp_path / "cached")["evaluation"] == summary(runs / "distilled")["evaluation"]
+
+    longer = ["--epochs", "2", "--extend", "--out", str(tmp_path / "cached")]
+    with pytest.raises(SystemExit):
+        main(["train", *QUICK, *teacher, *labels, *longer])
+    assert "lacks the labels of epoch 1. Make them" in capsys.readouterr().err
+    assert summary(tmp_path / "cached")["epochs"] == 1  # as it was
 
 
 def test_xla_trains_what_the_graph_trains(runs, tmp_path):

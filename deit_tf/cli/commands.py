@@ -39,15 +39,20 @@ class Command:
 def _train(arguments: Namespace) -> None:
     from deit_tf.train import train
 
-    run = train(_config(arguments), arguments.overwrite, arguments.accept_changes)
+    run = train(_config(arguments), **_how(arguments))
     console().print(f"Run: {run}")
 
 
 def _train_teacher(arguments: Namespace) -> None:
     from deit_tf.train import train_teacher
 
-    run = train_teacher(_config(arguments), arguments.overwrite, arguments.accept_changes)
+    run = train_teacher(_config(arguments), **_how(arguments))
     console().print(f"Run: {run}")
+
+
+def _how(arguments: Namespace) -> dict[str, bool]:
+    """What may be done to the run that is there already."""
+    return {name: arguments[name] for name in ("overwrite", "accept_changes", "extend")}
 
 
 def _label(arguments: Namespace) -> None:

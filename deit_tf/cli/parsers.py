@@ -83,6 +83,12 @@ def training_parser(command: str, description: str) -> ArgumentParser:
         help="go on with a stopped run although its config differs, but not with other steps per "
         "epoch",
     )
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="go on with the run in --out, finished or not, to more epochs; the learning rate is "
+        "then that of a run of all of them",
+    )
     return parser
 
 

@@ -158,8 +158,15 @@ def _check_checkpoint(config: CheckpointConfig) -> None:
         raise ValueError(
             f"`checkpoint.every_steps` is positive or null. Received: {config.every_steps}"
         )
-    if config.keep < 1:
-        raise ValueError(f"`checkpoint.keep` is at least 1. Received: {config.keep}")
+    for name in ("keep", "keep_best"):
+        if getattr(config, name) < 1:
+            raise ValueError(
+                f"`checkpoint.{name}` is at least 1. Received: {getattr(config, name)}"
+            )
+    if config.patience is not None and config.patience < 1:
+        raise ValueError(
+            f"`checkpoint.patience` is at least 1 epoch, or null. Received: {config.patience}"
+        )
 
 
 def _check_student(config: TrainConfig) -> None:

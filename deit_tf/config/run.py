@@ -20,10 +20,21 @@ class CheckpointConfig:
         every_steps: Steps between checkpoints within an epoch; each epoch ends with one in any
             case.
         keep: How many of the last checkpoints stay; the one that evaluated best stays too.
+        monitor: The figure of the evaluation that decides which epoch is the best, as in
+            metrics.jsonl without `val_`: `loss`, `accuracy`, `accuracy_dist`, `teacher_agreement`,
+            `f1_samples`, or of the moving average `ema_accuracy`. Of a loss less is better, of all
+            others more. Null takes the accuracy, or the loss where there is none.
+        patience: Epochs in a row without a better one after which the run ends early; null trains
+            all `epochs`.
+        keep_best: How many of the best epochs keep their models; of several each has a file of its
+            own, such as `student_epoch0012.keras`, besides `student_best.keras`.
     """
 
     every_steps: int | None = None
     keep: int = 3
+    monitor: str | None = None
+    patience: int | None = None
+    keep_best: int = 1
 
 
 @dataclass(frozen=True)

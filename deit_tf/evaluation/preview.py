@@ -1,9 +1,13 @@
 """A contact sheet of what the student will be fed, to look at before days of training."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 from deit_tf.config import AugmentConfig, TrainConfig
@@ -30,6 +34,8 @@ LABELED = (
     "Below: the label that it learns, as shares of classes; these are not a model's confidence.",
 )
 MASKED = ("Left: a training image as it is. Right: as the model gets it, hidden patches in gray.",)
+FED = ("Training images as the model got them, others mixed in.", LABELED[1])
+FED_MASKED = ("Training images as the model got them, hidden patches in gray.",)
 # What changes nothing, but for the crop.
 UNCHANGED = {
     "crop": "random_resized",
@@ -85,6 +91,39 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
     return path
 
 
+def sheet_of_batch(
+    batch: Any,
+    config: TrainConfig,
+    class_names: Sequence[str],
+    images: int = 24,
+    columns: int = 6,
+) -> Image.Image:
+    """Draw the first images of a batch that a run trains on.
+
+    Args:
+        batch: Arrays or tensors as `train_dataset` gives them, teacher labels among them or not; of
+            a masked run as `masked_dataset` does.
+        config: The run.
+        class_names: Its classes by label.
+        images: Pictures on the sheet.
+        columns: Pictures per row.
+    """
+    first = tf.nest.map_structure(lambda x: np.asarray(x[:images]), batch)
+    pixels, *labels = [first["image"]] if config.task == "masked" else first
+    processor = ImageProcessor.from_config(config.data, pixels.shape[1:3])
+    shown = processor.to_rgb(pixels)  # uint8 [B, H, W, 3]
+    title = f"The first batch: recipe {config.augment.recipe}, seed {config.seed}"
+    if config.task == "masked":
+        pictures = [_enlarged(each) for each in _hidden(shown, first["mask"])]
+        return _sheet(pictures, [[]] * len(shown), columns, title, FED_MASKED)
+
+    truth = labels[0]["labels"] if isinstance(labels[0], dict) else labels[0]  # [B, C]
+    augment = config.augment.resolve(config.task == "multilabel")
+    spread = augment.label_smoothing / len(class_names)
+    captions = [_caption(row, spread, class_names) for row in truth]
+    return _sheet([_enlarged(each) for each in shown], captions, columns, title, FED)
+
+
 def _labeled(
     config: TrainConfig, training: Source, processor: ImageProcessor
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
@@ -130,15 +169,21 @@ def _masked(
 
     originals = first(replace(config.augment.resolve(), **UNCHANGED))["image"]
     batch = first(config.augment)
-    rows, columns = (side // patch for side in processor.size)
-    mask = batch["mask"].reshape(-1, rows, columns)
-    hidden = mask.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
-    shown = np.where(hidden, np.uint8(GRAY), processor.to_rgb(batch["image"]))
+    shown = _hidden(processor.to_rgb(batch["image"]), batch["mask"])
 
     return processor.to_rgb(originals), shown, [[]] * len(shown)
 
 
-def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[str]:
+def _hidden(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Images uint8 [B, H, W, 3], gray where a patch is hidden by the mask [B, patches]."""
+    height, width = images.shape[1:3]
+    patch = math.isqrt(height * width // mask.shape[1])
+    cells = mask.reshape(-1, height // patch, width // patch)
+    hidden = cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None] > 0  # [B, H, W, 1]
+    return np.where(hidden, np.uint8(GRAY), images)
+
+
+def _caption(label: np.ndarray, spread: float, names: Sequence[str]) -> list[str]:
     """The classes of a label [C] that have more than smoothing spreads over each, largest first."""
     order = [
         index
@@ -150,14 +195,21 @@ def _caption(label: np.ndarray, spread: float, names: tuple[str, ...]) -> list[s
 
 def _pair(original: np.ndarray, drawn: np.ndarray) -> Image.Image:
     """Two pictures side by side, enlarged by a whole factor where they are small."""
-    height, width = drawn.shape[:2]
-    factor = -(-SMALLEST_SIDE // width)
-    size = (width * factor, height * factor)
-    pair = Image.new("RGB", (2 * size[0] + GAP, size[1]), "white")
-    for place, pixels in enumerate((original, drawn)):
-        picture = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
-        pair.paste(picture, (place * (size[0] + GAP), 0))
+    pictures = [_enlarged(pixels) for pixels in (original, drawn)]
+    width, height = pictures[0].size
+    pair = Image.new("RGB", (2 * width + GAP, height), "white")
+    for place, picture in enumerate(pictures):
+        pair.paste(picture, (place * (width + GAP), 0))
     return pair
+
+
+def _enlarged(pixels: np.ndarray) -> Image.Image:
+    """A picture of uint8 [H, W, 3], larger by a whole factor where it is small."""
+    height, width = pixels.shape[:2]
+    factor = -(-SMALLEST_SIDE // width)
+    return Image.fromarray(pixels).resize(
+        (width * factor, height * factor), Image.Resampling.NEAREST
+    )
 
 
 def _sheet(

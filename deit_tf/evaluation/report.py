@@ -82,8 +82,8 @@ def compare(runs: Sequence[str]) -> Table:
         runs: Run directories.
     Returns:
         A table with a row per run: kind of distillation, top-1 of the model and of its heads,
-        agreement with the teacher, F1 where a run has images with any number of labels, images it
-        was evaluated on, seconds of training.
+        agreement with the teacher, F1 where a run has images with any number of labels, epochs
+        where a run stopped early, images it was evaluated on, seconds of training.
     Raises:
         FileNotFoundError: If a folder holds no finished run.
     """
@@ -91,20 +91,23 @@ def compare(runs: Sequence[str]) -> Table:
     several = any(_OF_SEVERAL["F1"] in each["evaluation"] for _, each in summaries)
     shares = _SHARES | _OF_SEVERAL if several else _SHARES
 
+    epochs = ["epochs"] if any(each.get("stopped_early") for _, each in summaries) else []
+
     table = Table("run", "kind", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("weights", *shares, "images", "seconds"):
+    for column in ("weights", *shares, *epochs, "images", "seconds"):
         table.add_column(column, justify="right")
     for name, summary in summaries:
-        table.add_row(*_row(name, summary, shares))
+        table.add_row(*_row(name, summary, shares, bool(epochs)))
     return table
 
 
-def _row(name: str, summary: dict, columns: dict[str, str]) -> list[str]:
+def _row(name: str, summary: dict, columns: dict[str, str], with_epochs: bool) -> list[str]:
     figures = summary["evaluation"]
     weights = f"{summary['parameters'] / 1e6:.2f} M"
     shares = [percent(figures.get(field)) for field in columns.values()]
+    epochs = [str(summary.get("epochs", ""))] if with_epochs else []
     images, seconds = str(summary["evaluation_images"]), f"{summary['training_seconds']:.0f}"
-    return [name, str(summary["kind"]), weights, *shares, images, seconds]
+    return [name, str(summary["kind"]), weights, *shares, *epochs, images, seconds]
 
 
 def write_report(
@@ -311,7 +314,9 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
 def _model_rows(findings: Findings) -> list[tuple[str, str]]:
     """Student and teacher in words."""
     config, summary, size = findings.run.config, findings.summary, findings.run.processor.size
-    trained = config.teacher if summary["kind"] == "teacher" else config.model
+    is_teacher = summary["kind"] == "teacher"
+    trained = config.teacher if is_teacher else config.model
+    planned = config.teacher.epochs if is_teacher else config.epochs
     rows = [
         (
             "Model",
@@ -321,8 +326,9 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
         (
             "Trained on",
             f"{summary['training_images']:,} images of {config.data.source}, "
-            f"{summary['epochs']} epochs",
+            f"{_epochs(summary, planned)}",
         ),
+        *_best_rows(summary),
         ("Held out", f"{summary['evaluation_images']:,} images"),
         ("Trunk from", trained.weights or "scratch"),
         ("Learns from", _LEARNS[summary["kind"]]),
@@ -337,6 +343,24 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
         )
 
     return rows
+
+
+def _epochs(summary: dict, planned: int) -> str:
+    """The epochs of a run in words."""
+    if not summary.get("stopped_early"):
+        before = ", ".join(map(str, summary.get("extended_from", [])))
+        extended = f", extended from {before}" if before else ""
+        return f"{summary['epochs']} epochs{extended}"
+    return f"{summary['epochs']} of {planned} epochs: nothing better came, and it stopped early"
+
+
+def _best_rows(summary: dict) -> list[tuple[str, str]]:
+    """Which epoch was the best, where that was not the last, whose model the page is about."""
+    epoch = summary.get("best_epoch")
+    if epoch is None or epoch == summary["epochs"]:
+        return []
+    [(monitor, figure)] = summary["best"].items()
+    return [("Best epoch", f"{epoch}, by {monitor.replace('_', ' ')} held out: {figure:.4f}")]
 
 
 _LEARNS = {kind: entry.sentence for kind, entry in KINDS.items()} | {

@@ -3,8 +3,10 @@
 from deit_tf.runs.folder import RunFolder, read_config, run_config, write_config
 from deit_tf.runs.load import Run, class_order, is_keras, load_network, load_run
 from deit_tf.runs.mirror import local_copy, working_folder
+from deit_tf.runs.model_files import ModelFiles
 
 __all__ = [
+    "ModelFiles",
     "Run",
     "RunFolder",
     "class_order",

@@ -4,7 +4,9 @@ config.yaml    the resolved config; `deit-tf train --config RUN/config.yaml` tak
 facts.json     the data and the teacher that it trains with, in numbers and checksums
 labels.txt     class names, one per line, by label
 student.keras  or teacher.keras, masked.keras: the model; student_best.keras, that of the best
-               epoch; student_ema.keras, the moving average
+               epoch; student_epoch0012.keras, that of one of several best; student_ema.keras, the
+               moving average
+first_batch.png  what the first step was fed
 metrics.jsonl  one line per epoch
 tensorboard/   the same as curves
 checkpoints/   from which a stopped run goes on; they may be deleted when it is finished
@@ -56,6 +58,8 @@ FREE = (
     "distill.labels",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "checkpoint.keep_best",
+    "checkpoint.patience",
     "log_steps",
     "onednn",  # it rounds otherwise, as another CPU does: `train` warns of it
 )
@@ -99,6 +103,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def first_batch(self) -> Path:
+        """A picture of what the first step was fed."""
+        return self.path / "first_batch.png"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
@@ -118,9 +127,19 @@ class RunFolder:
 
         Args:
             trained: One of `TRAINED`.
-            version: One of `VERSIONS`: the last weights, the best ones, or their moving average.
+            version: One of `VERSIONS`: the last weights, the best ones, or their moving average;
+                or `version_of_epoch`.
         """
         return self.path / f"{trained}{version}.keras"
+
+    @staticmethod
+    def version_of_epoch(epoch: int) -> str:
+        """The version of a model that is kept as one of several best."""
+        return f"_epoch{epoch:04d}"
+
+    def models_of_epochs(self) -> list[Path]:
+        """The model files that are kept as several best."""
+        return sorted(self.path.glob("*_epoch[0-9][0-9][0-9][0-9]*.keras"))
 
     def find_model(self, version: str = "") -> Path | None:
         """The model file that is there; None where the run has not written one."""
@@ -168,6 +187,12 @@ class RunFolder:
         return any(self.checkpoints.glob("*.safetensors"))
 
     @property
+    def steps_so_far(self) -> int:
+        """Steps of its last checkpoint."""
+        files = sorted(self.checkpoints.glob("step-*.safetensors"))
+        return int(files[-1].stem.removeprefix("step-")) if files else 0
+
+    @property
     def split_rule(self) -> SplitRule:
         """How the run splits a folder without splits; what it has begun with, it keeps to.
 
@@ -201,22 +226,31 @@ class RunFolder:
         with locked(self.path, ".lock", "trains into", remedy):
             yield
 
-    def check_free(self, facts: Mapping[str, Any], overwrite: bool) -> None:
+    def check_free(self, facts: Mapping[str, Any], overwrite: bool, extend: bool = False) -> None:
         """Check that nothing is lost if a run begins here, or that the one here may go on.
 
         Args:
             facts: What facts.json will hold.
             overwrite: Whether the run that is here may be replaced.
+            extend: Whether a finished run may go on.
         Raises:
             FileExistsError: If the folder holds a finished run, or files that are not of a run.
+            FileNotFoundError: If a run is to go on that is not here, or has no checkpoints.
             ValueError: If it holds a stopped run of other steps per epoch.
         """
         self._check_own()
         if overwrite:
             return
-        if self.summary.exists() or (not self.is_stopped and self.find_model()):
+        if extend and not self.is_stopped:
+            raise FileNotFoundError(
+                f"--extend goes on with the run in --out, and {self.path} has no checkpoints to go "
+                "on from. Leave it out; to start from a model, set `model.weights`."
+            )
+        is_finished = self.summary.exists() or (not self.is_stopped and self.find_model())
+        if is_finished and not extend:
             raise FileExistsError(
-                f"{self.path} holds a finished run. Choose another --out, or pass --overwrite."
+                f"{self.path} holds a finished run. Choose another --out, pass --overwrite to "
+                "replace it, or --extend with more --epochs to go on with it."
             )
         if self.is_stopped:
             _check_steps(self.path, read_json(self.facts), facts)
@@ -246,7 +280,7 @@ class RunFolder:
                 for key in differing[:8]
             )
             raise ValueError(
-                f"{self.path} holds a stopped run of another config. {named}. Restore those to go "
+                f"{self.path} holds a run of another config. {named}. Restore those to go "
                 "on with it, pass --accept-changes to go on all the same, or --overwrite to start "
                 "over."
             )
@@ -258,9 +292,11 @@ class RunFolder:
             for folder in (self.tensorboard, self.checkpoints):
                 shutil.rmtree(folder, ignore_errors=True)
             models = [self.model(trained, version) for trained in TRAINED for version in VERSIONS]
-            for file in (*models, self.metrics, self.summary):
+            models += self.models_of_epochs()
+            for file in (*models, self.metrics, self.summary, self.first_batch):
                 file.unlink(missing_ok=True)
 
+        self.summary.unlink(missing_ok=True)  # of the epochs before, where a finished run goes on
         remove_partial(self.path)
         remove_partial(self.checkpoints)
 

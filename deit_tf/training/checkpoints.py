@@ -35,6 +35,7 @@ class Position:
         best: The best evaluation so far; None before the first.
         best_step: Steps of the whole run at that evaluation.
         held_out: Figures of the last evaluation; None before the first, and in files of format 1.
+        monitor: Which of them decided what is best; None in files of before there was a choice.
     """
 
     epoch: int = 0
@@ -43,6 +44,7 @@ class Position:
     best: float | None = None
     best_step: int | None = None
     held_out: dict[str, float] | None = None
+    monitor: str | None = None
 
 
 class Checkpoints:

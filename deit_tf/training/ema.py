@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 EMA = "ema/"  # what precedes the names of its variables
+AVERAGE = "ema_"  # and those of its figures
 
 
 class Ema:

@@ -15,10 +15,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from deit_tf.training.best import BestEpochs, BestModels, monitored
 from deit_tf.training.checkpoints import Checkpoints, Position
+from deit_tf.training.ema import AVERAGE
 from deit_tf.training.guard import REMEDY, FiniteGuard
 from deit_tf.training.interruption import StopRequest, stop_request
-from deit_tf.training.metrics import HELD_OUT, EpochFigures, StepFigures
+from deit_tf.training.metrics import HELD_OUT, EpochFigures, RecentMean, StepFigures
 from deit_tf.training.prefetch import on_device
 from deit_tf.training.replicas import distribute, is_chief, synchronize
 from deit_tf.training.trainer import Trainer
@@ -36,6 +38,23 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a training came to.
+
+    Args:
+        epochs: Epochs that were trained.
+        evaluation: Figures of the last evaluation.
+        best_epoch: The number of the best epoch.
+        best: The figure that made it so.
+    """
+
+    epochs: int
+    evaluation: Figures
+    best_epoch: int | None
+    best: float | None
+
+
+@dataclass(frozen=True)
 class Loop:
     """One training from its first step to its last.
 
@@ -43,7 +62,7 @@ class Loop:
         trainer: Compiled, its optimizer built.
         batches: Gives this worker's share of the batches of the whole run from a step on.
         evaluation: Its share of those to evaluate on, with weights, all full.
-        epochs: Epochs of the run.
+        epochs: Epochs of the run, at most.
         steps: Steps of an epoch.
         batch_size: Images of a global batch.
         strategy: Where it runs; the trainer was made in its scope.
@@ -51,7 +70,9 @@ class Loop:
         every_steps: Steps between checkpoints within an epoch; None keeps them to the epochs.
         log_steps: Steps between looks at the figures, which stay on the device until then.
         figures: Where figures go.
-        on_best: Called where an evaluation is the best so far.
+        best: Which epochs are the best, and when it is no use to go on.
+        models: The files of their models.
+        on_first_batch: Called with what the first replica is fed at the very first step.
         xla: Whether XLA compiles the step.
         precision: Its name, for messages.
     """
@@ -67,12 +88,14 @@ class Loop:
     every_steps: int | None
     log_steps: int
     figures: EpochFigures
-    on_best: Callable[[], None]
+    best: BestEpochs
+    models: BestModels
+    on_first_batch: Callable[[Any], None]
     xla: bool
     precision: str
 
-    def run(self) -> Figures:
-        """Train to the end; returns the figures of the last evaluation.
+    def run(self) -> Outcome:
+        """Train to the end.
 
         The first Ctrl-C or SIGTERM writes a checkpoint and stops; a second one stops at once.
 
@@ -84,7 +107,7 @@ class Loop:
             KeyboardInterrupt, SystemExit: If a signal asked for it.
         """
         variables = variables_of(self.trainer)
-        position = self.checkpoints.restore(variables) or Position()
+        position = self._ranked_alike(self.checkpoints.restore(variables) or Position())
         first = position.epoch * self.steps + position.step
         self._check_shared(first)
         self.figures.keep(position.epoch)
@@ -95,14 +118,47 @@ class Loop:
 
         with self._naming_lost_worker(running), stop_request() as running.stop:
             iterator = iter(self._input(self.batches(first)))
-            while position.epoch < self.epochs:
+            while not self._is_over(position):
                 figures = self._train_epoch(train, iterator, position, running)
                 held_out = evaluate()
                 position = self._end_epoch(figures | held_out, position, running)
 
         held_out = position.held_out or evaluate()  # a checkpoint of format 1 does not hold them
         prefix = len(HELD_OUT)
-        return {name[prefix:]: figure for name, figure in held_out.items()}
+        return Outcome(
+            position.epoch,
+            {name[prefix:]: figure for name, figure in held_out.items()},
+            self._best_epoch(position),
+            None if position.best is None else self.best.figure(position.best),
+        )
+
+    def _ranked_alike(self, position: Position) -> Position:
+        """Without a best epoch where another figure chose it: the two do not compare."""
+        before = position.monitor or monitored(None, self.trainer)
+        if before != self.best.monitor:
+            log.info("The best epoch is chosen anew: by %s, not %s.", self.best.monitor, before)
+            position = replace(position, best=None, best_step=None)
+        return replace(position, monitor=self.best.monitor)
+
+    def _is_over(self, position: Position) -> bool:
+        """Whether the epochs are trained, or nothing better has come for too long."""
+        if position.epoch >= self.epochs:
+            return True
+        best_epoch = self._best_epoch(position)
+        is_over = self.best.are_over(position.epoch, best_epoch)
+        if is_over:
+            log.info(
+                "Stopped early after epoch %d of %d: %s was best in epoch %d, at %.4f.",
+                position.epoch,
+                self.epochs,
+                self.best.monitor,
+                best_epoch,
+                self.best.figure(position.best),
+            )
+        return is_over
+
+    def _best_epoch(self, position: Position) -> int | None:
+        return None if position.best_step is None else position.best_step // self.steps
 
     def _train_epoch(self, train, iterator, position: Position, running: "_Running") -> Figures:
         """The steps that `position` leaves of its epoch."""
@@ -115,6 +171,7 @@ class Loop:
         self.trainer.reset_metrics()
         running.guard.begin_epoch()
         running.pending = StepFigures(names)
+        recent_loss = RecentMean()
 
         started, waited = time.perf_counter(), 0.0
         for step in range(position.step + 1, self.steps + 1):
@@ -123,10 +180,15 @@ class Loop:
             waited += time.perf_counter() - asked
 
             running.step = position.epoch * self.steps + step
+            if running.step == 1:
+                self.on_first_batch(_of_first_replica(batch, self.strategy))
             running.pending.add(step, train(batch))
             if step % self.log_steps == 0 or step == self.steps:
                 shown = self._check_finite(position, running)
                 progress.update(step, shown.items(), finalize=False)
+                loss = recent_loss.update(step - position.step, shown["loss"])
+                rate = self._learning_rate()
+                self.figures.write_steps(running.step, {"loss": loss, "learning_rate": rate})
             self._write_within(position, step, running)
 
         seconds = time.perf_counter() - started
@@ -193,7 +255,7 @@ class Loop:
         if self.trainer.ema:
             average = self.trainer.with_network(self.trainer.ema.network)
             average.compile()
-            trainers[f"{HELD_OUT}ema_"] = average
+            trainers[f"{HELD_OUT}{AVERAGE}"] = average
 
         steps = {
             prefix: _over_replicas(self.strategy, trainer.test_step)
@@ -222,13 +284,17 @@ class Loop:
         running.guard.check_held_out(figures["val_loss"], epoch, self.precision)
 
         held_out = {name: value for name, value in figures.items() if name.startswith(HELD_OUT)}
-        following = Position(epoch, 0, None, position.best, position.best_step, held_out)
-        score = figures.get("val_accuracy", -figures["val_loss"])
+        following = replace(position, epoch=epoch, step=0, figures=None, held_out=held_out)
+        score = self.best.score(figures)
+        network = self._ranked_network()
         if position.best is None or score > position.best:
             following = replace(following, best=score, best_step=epoch * self.steps)
-            self.on_best()
+            self.models.write_best(network)
 
         self.figures.write(epoch, figures)
+        kept = self.best.kept(self.figures.read())
+        if epoch in kept:
+            self.models.write_epoch(network, epoch)
         shown = tuple(
             f"{whose}_{figure}"
             for whose in ("val", "ema")
@@ -241,8 +307,12 @@ class Loop:
         ]
         log.info("Held out: %s", ", ".join(named))
         self.checkpoints.write(running.variables, following, epoch * self.steps)
+        self.models.keep(kept)  # the last, so that a run that goes on from before finds them
 
         return following
+
+    def _ranked_network(self) -> keras.Model:
+        return self.trainer.ema.network if self.best.is_of_average else self.trainer.network
 
     def _input(self, batches: tf.data.Dataset):
         return on_device(distribute(batches, self.strategy), self.strategy)
@@ -316,6 +386,11 @@ def _over_replicas(strategy: tf.distribute.Strategy, step, xla: bool = False):
         return tf.stack([tf.cast(figure, tf.float32) for figure in mine])
 
     return tf.function(of_batch, jit_compile=xla or None, autograph=False)
+
+
+def _of_first_replica(batch, strategy: tf.distribute.Strategy):
+    """The share of a batch that this process's first replica gets."""
+    return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], batch)
 
 
 def _floats(figures: dict[str, Any]) -> Figures:

@@ -5,9 +5,11 @@ file of one JSON object per line, and for TensorBoard.
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from deit_tf.files import write_text
@@ -43,6 +45,23 @@ class StepFigures:
             yield step, dict(zip(self.names, row, strict=True))
 
 
+class RecentMean:
+    """Mean of a figure over the last steps, from its means over all steps so far.
+
+    A trainer's figures are means over an epoch; a curve of those hardly moves.
+    """
+
+    def __init__(self):
+        self._steps, self._sum = 0, 0.0
+
+    def update(self, steps: int, mean: float) -> float:
+        """The mean over the steps since the last call, where `mean` is that over all `steps`."""
+        total = steps * mean
+        recent = (total - self._sum) / (steps - self._steps)
+        self._steps, self._sum = steps, total
+        return recent
+
+
 class EpochFigures:
     """Where the figures of a run go.
 
@@ -62,6 +81,13 @@ class EpochFigures:
             lines = self.file.read_text(encoding="utf-8").splitlines()
             write_text("".join(f"{line}\n" for line in lines if _epoch(line) <= epochs), self.file)
 
+    def read(self) -> list[dict[str, Any]]:
+        """The epochs that were written, in their order; none where another process writes."""
+        if not self.writes:
+            return []
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def write(self, epoch: int, figures: dict[str, float]) -> None:
         """Add one epoch.
 
@@ -70,16 +96,47 @@ class EpochFigures:
         """
         if not self.writes:
             return
-        try:
+        with self._naming_failure(f"figures of epoch {epoch}"):
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
             self._write_tensorboard(epoch, figures)
+
+    def write_steps(self, step: int, figures: dict[str, float]) -> None:
+        """Add figures of the last steps as curves, under the names that Keras's TensorBoard
+        callback gives to those of batches.
+
+        Args:
+            step: Steps of the whole run so far.
+            figures: By name.
+        Raises:
+            OSError: If the disk is full or fails.
+        """
+        if not self.writes:
+            return
+        with self._naming_failure(f"figures of step {step}"), self._writer("train").as_default():
+            for name, value in figures.items():
+                tf.summary.scalar(f"batch_{name}", value, step=step)
+
+    def write_picture(self, name: str, pixels: np.ndarray) -> None:
+        """Add a picture, uint8 [H, W, 3], to look at beside the curves.
+
+        Raises:
+            OSError: If the disk is full or fails.
+        """
+        with self._naming_failure(f"picture {name}"), self._writer("train").as_default():
+            tf.summary.image(name, pixels[None], step=0)
+
+    @contextmanager
+    def _naming_failure(self, what: str) -> Iterator[None]:
+        """Say in one sentence that something could not be written."""
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             reason = error.message if isinstance(error, tf.errors.OpError) else error
             raise OSError(
-                f"The figures of epoch {epoch} could not be written to {self.file} and "
-                f"{self.tensorboard}: {reason}. Free some space and run the same command again: it "
-                "goes on from its last checkpoint."
+                f"The {what} could not be written to {self.file} and {self.tensorboard}: "
+                f"{reason}. Free some space and run the same command again: it goes on from its "
+                "last checkpoint."
             ) from error
 
     def _write_tensorboard(self, epoch: int, figures: dict[str, float]) -> None:

@@ -284,6 +284,22 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) > 1 and variable.name not in NOT_DECAYED
 
 
+def build_schedule(
+    config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int
+) -> WarmupCosine:
+    """Make the learning rate of a run, by step; takes and raises what `build_optimizer` does."""
+    total = steps_per_epoch * epochs
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total)
+    return WarmupCosine(
+        scaled_lr(config, batch_size),
+        total,
+        warmup,
+        config.warmup_lr,
+        config.min_lr,
+        held_steps=steps_per_epoch if config.legacy_epoch_lr else None,
+    )
+
+
 def build_optimizer(
     config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int
 ) -> AdamW | Lamb | SGD:
@@ -299,16 +315,7 @@ def build_optimizer(
     Raises:
         ValueError: If `layer_decay` lies outside (0, 1], or the schedule has no steps.
     """
-    total = steps_per_epoch * epochs
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total)
-    schedule = WarmupCosine(
-        scaled_lr(config, batch_size),
-        total,
-        warmup,
-        config.warmup_lr,
-        config.min_lr,
-        held_steps=steps_per_epoch if config.legacy_epoch_lr else None,
-    )
+    schedule = build_schedule(config, batch_size, steps_per_epoch, epochs)
     if config.optimizer == "sgd":
         return SGD(schedule, config.weight_decay, config.momentum, config.layer_decay)
 

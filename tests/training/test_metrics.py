@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from deit_tf.training.metrics import EpochFigures
+from deit_tf.training.metrics import EpochFigures, RecentMean
 
 FIGURES = {f"figure_{i}": 0.5 for i in range(20)}
 
@@ -38,3 +38,10 @@ def test_figures_that_cannot_be_written_are_one_sentence(tmp_path, size):
     again = EpochFigures(file, tensorboard)
     again.keep(1)
     assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1]
+
+
+def test_a_recent_mean_is_that_of_the_steps_since_the_last():
+    losses = [4.0, 2.0, 3.0, 1.0, 0.0]
+    recent = RecentMean()
+    assert recent.update(2, sum(losses[:2]) / 2) == pytest.approx(3.0)
+    assert recent.update(5, sum(losses) / 5) == pytest.approx(4 / 3)
