@@ -21,7 +21,14 @@ from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.evaluation.preview import sheet_of_batch
 from deit_tf.files import read_json, replacing, write_json
-from deit_tf.runs import ModelFiles, RunFolder, read_config, working_folder
+from deit_tf.runs import (
+    ModelFiles,
+    RunFolder,
+    read_config,
+    shaped_as_begun,
+    shaped_as_weights,
+    working_folder,
+)
 from deit_tf.runs.extension import (
     EXTENDED,
     check_extension,
@@ -138,6 +145,8 @@ def _run(
         goes_on = folder.is_stopped and not how.overwrite
         if goes_on:
             given = _as_begun(given, folder)
+        else:
+            given = shaped_as_weights(given)
         config = recipe(given)
         rule = folder.split_rule if goes_on else "threshold"
         sources = open_sources(config.data, rule)
@@ -188,7 +197,7 @@ def _check_going_on(
 
 
 def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
-    """With what a stopped run did before there was a setting for it."""
+    """With what a stopped run did before there was a setting for it, or since it has begun."""
     if not folder.tells("exif_orientation"):  # photographs were not turned
         config = replace(config, data=replace(config.data, exif_orientation=False))
 
@@ -202,6 +211,8 @@ def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
         teacher = replace(config.teacher, augment=teachers)
         config = replace(config, augment=augment, teacher=teacher)
 
+    if config.model.weights is not None:  # which shaped the student then
+        config = shaped_as_begun(config, read_config(folder.config))
     return config
 
 

@@ -16,9 +16,20 @@ from deit_tf.weights.configs import CONFIG, Facts
 from deit_tf.weights.files import load_weights, read_weights
 from deit_tf.weights.names import State, describe, has_class_head_alone
 
+# What weights settle; they are not adapted to another.
+SHAPE = (
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "distilled",
+    "no_embed_class",
+)
+
 
 def create_model(
-    name: str,
+    name: str | None = None,
     *,
     num_classes: int | None = None,
     image_size: Size | None = None,
@@ -30,11 +41,11 @@ def create_model(
     """Build a DeiT by name, with fresh weights or with those of a file, a folder or the hub.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models()`; None takes the model that the weights belong to.
         num_classes: Classes C of each head; by default those of the weights, else 1000. Another
             number than the weights have gives fresh heads.
-        image_size: Height and width in pixels, or one number; by default that of the name. The
-            position embedding of weights for another size is resized.
+        image_size: Height and width in pixels, or one number; by default that of the name, without
+            one that of the weights. The position embedding of weights for another size is resized.
         drop_path_rate: Stochastic depth of the last block, for training; the paper takes 0.1.
         weights: What `read_weights` takes: a file or folder of timm, Hugging Face or the original,
             a `.keras` file or run, or `hf://facebook/deit-tiny-distilled-patch16-224`. The epsilon
@@ -48,16 +59,25 @@ def create_model(
     Raises:
         ValueError: For an unknown name (with the nearest ones), an unknown field, or numbers that
             make no model; for weights that are damaged or do not fit, in their number of attention
-            heads too.
+            heads too; without a name, if there are no weights or they do not tell their model.
         FileNotFoundError: If there are no such weights, or the hub cannot be reached.
     """
     given = overrides | {"drop_path_rate": drop_path_rate}
     given |= {} if num_classes is None else {"num_classes": num_classes}
     given |= {} if image_size is None else {"image_size": image_size}
-    config = _config(name, given)
+    if name is not None:
+        config = _config(find_variant(name), given)
+        if weights is None:
+            return build_deit(config, name=name)
+        return _with_weights(config, *read_weights(weights), given=given, name=name, heads=heads)
+
     if weights is None:
-        return build_deit(config, name=name)
-    return _with_weights(config, *read_weights(weights), given=given, name=name, heads=heads)
+        raise ValueError("`name` is one of list_models(), or None beside `weights`. Received: None")
+    state, facts = read_weights(weights)
+    name, theirs = model_of(state, facts)
+    check_same_shape(theirs, given, facts.source)
+    config = _config(theirs, given)
+    return _with_weights(config, state, facts, given=given, name=name, heads=heads)
 
 
 def create_masked_model(
@@ -86,7 +106,7 @@ def create_masked_model(
             "`num_classes` is for classifiers: a masked model has a decoder. Leave it out. "
             f"Received: num_classes={overrides['num_classes']}"
         )
-    config = _config(name, overrides | {"num_classes": 1})
+    config = _config(find_variant(name), overrides | {"num_classes": 1})
     read = None if weights is None else read_weights(weights)
     if read:
         config = _as_weights_are(config, read[1], given=overrides, name=name)
@@ -155,37 +175,77 @@ def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Mo
         return _regnety_with_weights(named, state, facts, None, size), facts
     if name:
         given = {"image_size": facts.image_size} if facts.image_size else {}
-        config = _config(name, given)
+        config = _config(find_variant(name), given)
         return _with_weights(config, state, facts, given=given, name=name), facts
+    if "num_classes" not in described:
+        raise ValueError(_UNTOLD.format(facts.source))
+
+    name, config = model_of(state, facts)
+    return _with_weights(config, state, facts, given={}, name=name, heads="keep"), facts
+
+
+_UNTOLD = (
+    "{}: its weights do not tell a classifier. They have no head, or the number of attention heads "
+    f"is unknown. Pass the name of the model ({', '.join(VARIANTS)}), or, for another shape, put a "
+    f"{CONFIG} with `num_attention_heads` beside the weights."
+)
+
+
+def model_of(state: State, facts: Facts) -> tuple[str, ModelConfig]:
+    """The DeiT that weights belong to, with its published name where it has one.
+
+    Raises:
+        ValueError: If it cannot be told.
+    """
+    described = describe(state)
     heads = facts.num_heads or _published_heads(described)
-    if "num_classes" not in described or not heads:
-        raise ValueError(
-            f"{source}: its weights do not tell a classifier. They have no head, or the number "
-            "of attention heads is unknown. Pass the name of the model "
-            f"({', '.join(VARIANTS)}), or, for another shape, put a {CONFIG} with "
-            "`num_attention_heads` beside the weights."
-        )
+    if "embed_dim" not in described or not heads:
+        raise ValueError(_UNTOLD.format(facts.source))
 
     size = {"image_size": facts.image_size} if facts.image_size else {}
     config = ModelConfig(**described | size, num_heads=heads)
     published = next(
         (name for name, variant in VARIANTS.items() if _same_shape(variant, config)), "deit"
     )
-    config = replace(config, layer_norm_eps=facts.layer_norm_eps or config.layer_norm_eps)
-    model = _as_heads_are(build_deit(config, name=published), state)
-    load_weights(model, state, facts, heads="keep")
-
-    return model, facts
+    return published, config
 
 
-def _config(name: str, given: Mapping[str, Any]) -> ModelConfig:
-    """The numbers of a model by its name, with those given in place of its own."""
+def check_same_shape(
+    theirs: ModelConfig, given: Mapping[str, Any], source: str, name: str | None = None
+) -> None:
+    """Check that what is asked for does not contradict the model that weights belong to.
+
+    Args:
+        theirs: That model.
+        given: Fields of ModelConfig that are asked for.
+        source: Where the weights lie.
+        name: Of the model that is asked for.
+    Raises:
+        ValueError: If it does; both values of each field are named.
+    """
+    differing = {
+        field: given[field]
+        for field in SHAPE
+        if field in given and given[field] != getattr(theirs, field)
+    }
+    if differing:
+        had = ", ".join(f"{field}={getattr(theirs, field)}" for field in differing)
+        asked = ", ".join(f"{field}={value}" for field, value in differing.items())
+        of_name = f" of {name}" if name else ""
+        raise ValueError(
+            f"The weights in {source} are those of a model of {had}. Leave out the name and the "
+            f"shape of the model to take theirs, or take other weights. Received: {asked}{of_name}"
+        )
+
+
+def _config(shape: ModelConfig, given: Mapping[str, Any]) -> ModelConfig:
+    """The numbers of a model, with those given in place of its own."""
     known = [field.name for field in fields(ModelConfig)]
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(
             f"Unknown argument {unknown[0]!r} of create_model. Allowed: {', '.join(known)}"
         )
-    return replace(find_variant(name), **given)
+    return replace(shape, **given)
 
 
 def _as_weights_are(

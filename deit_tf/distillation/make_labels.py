@@ -31,6 +31,7 @@ from deit_tf.distillation.teacher_labels import check_same, run_facts, student_p
 from deit_tf.distillation.teacher_sources import load_teacher
 from deit_tf.files import locked
 from deit_tf.object_store import is_url
+from deit_tf.runs import shaped_as_weights
 from deit_tf.training.precision import dtype_policy
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def make_labels(
     _check_making(config, folder, epochs, shard)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    config = shaped_as_weights(config)
     sources, folder = open_sources(config.data), Path(folder)
     processor = student_processor(config)
 

@@ -22,6 +22,7 @@ from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.teacher_labels import student_processor
 from deit_tf.files import replacing
 from deit_tf.models.variants import find_variant
+from deit_tf.runs import shaped_as_weights
 
 MARGIN, LINES, FONT_SIZE, TITLE_SIZE = 8, 3, 13, 18
 LINE = FONT_SIZE + 3  # pixels
@@ -73,6 +74,7 @@ def preview(config: TrainConfig, file: str, images: int = 24, columns: int = 6) 
             f"`images` and `columns` are positive. Received: images={images}, columns={columns}"
         )
 
+    config = shaped_as_weights(config)
     training, _ = open_sources(config.data)
     processor = student_processor(config)
     draw = _masked if config.task == "masked" else _labeled

@@ -16,6 +16,7 @@ from deit_tf.config import TrainConfig, check_config
 from deit_tf.data import Source, open_sources, steps_per_epoch
 from deit_tf.data.order import WHOLE
 from deit_tf.planning.graph import StepCost, step_cost
+from deit_tf.runs import shaped_as_weights
 from deit_tf.tasks import TASKS, Task
 from deit_tf.train import compile_trainer
 from deit_tf.training.precision import dtype_policy
@@ -66,7 +67,7 @@ def plan(
             raise ValueError(f"`{name}` must be 0 or more. Received: {value}")
 
     several = config.task == "multilabel"
-    config = replace(config, augment=config.augment.resolve(several))
+    config = shaped_as_weights(replace(config, augment=config.augment.resolve(several)))
     check_config(config)
     devices = devices or _devices(config)
     check_batch(config.data.batch_size, devices, config.micro_batches)
