@@ -2,7 +2,7 @@
 
 Each public name is loaded at its first use, so that building a model needs no LiteRT, no serving
 protos and no keras-cv. What a `.keras` file can hold is registered with Keras at once, so that
-`import deit_tf` is enough for `keras.models.load_model`.
+after `import deit_tf` not only `deit_tf.load_model` but `keras.models.load_model` loads it too.
 """
 
 import importlib
@@ -30,6 +30,7 @@ _PLACES = {
     "features": "deit_tf.models.features",
     "heads": "deit_tf.models.deit",
     "list_models": "deit_tf.models.variants",
+    "load_model": "deit_tf.runs.load",
     "load_reference": "deit_tf.weights.names",
     "load_trunk": "deit_tf.weights.names",
     "to_reference": "deit_tf.weights.names",

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from deit_tf.cli import main
 from deit_tf.config import CheckpointConfig
 from deit_tf.evaluation.report import _best_rows, _epochs, compare
-from deit_tf.runs import RunFolder, load_network, read_config
+from deit_tf.runs import RunFolder, load_model, read_config
 from deit_tf.train import train
 from deit_tf.training.optim import build_schedule
 
@@ -48,7 +48,7 @@ def test_the_models_of_several_best_epochs_stay(stopped):
     names = [file.name for file in stopped.models_of_epochs()]
     assert names == ["student_epoch0001.keras", "student_epoch0002.keras"]
     first, best = (
-        load_network(stopped.model("student", version)).get_weights()
+        load_model(stopped.model("student", version)).get_weights()
         for version in ("_epoch0001", "_best")
     )
     for mine, other in zip(first, best, strict=True):

@@ -21,7 +21,7 @@ from deit_tf.data import open_sources
 from deit_tf.data.folders import image_sizes
 from deit_tf.files import CACHE_VARIABLE
 from deit_tf.object_store import StorePath, is_url, local_or_stored
-from deit_tf.runs import RunFolder, load_network, local_copy
+from deit_tf.runs import RunFolder, load_model, local_copy
 from deit_tf.runs.mirror import Mirror
 from deit_tf.train import train
 from deit_tf.training.checkpoints import Checkpoints
@@ -117,7 +117,7 @@ def config_of(out, **changes):
 def whole(tmp_path_factory):
     """The weights of a run that was never stopped, in a folder here."""
     out = tmp_path_factory.mktemp("here") / "run"
-    return load_network(train(config_of(out))).get_weights()
+    return load_model(train(config_of(out))).get_weights()
 
 
 def test_a_run_on_a_store_goes_on_on_another_machine(whole, cache, tmp_path, monkeypatch, capsys):
@@ -146,7 +146,7 @@ def test_a_run_on_a_store_goes_on_on_another_machine(whole, cache, tmp_path, mon
     run = RunFolder(tmp_path / "copy")
     shutil.copytree(local_copy(url), run.path)
     assert run.read_summary()["epochs"] == 2 and len(run.read_metrics()) == 2
-    for mine, expected in zip(load_network(run.path).get_weights(), whole, strict=True):
+    for mine, expected in zip(load_model(run.path).get_weights(), whole, strict=True):
         np.testing.assert_array_equal(mine, expected)
 
 

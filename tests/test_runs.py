@@ -18,7 +18,7 @@ from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.label_files import LAYOUT_FACTS
 from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.files import write_json
-from deit_tf.runs import RunFolder, class_order, load_network, load_run, read_config, write_config
+from deit_tf.runs import RunFolder, class_order, load_model, load_run, read_config, write_config
 
 FACTS = {"labels": ["a", "b"], "steps_per_epoch": 3, "data.content": "0" * 64}
 
@@ -279,7 +279,7 @@ def test_class_names_that_do_not_fit_the_model_are_named(tmp_path, names):
 def test_a_damaged_model_file_is_one_clear_error(tmp_path):
     (tmp_path / "student.keras").write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match=r"student\.keras is damaged"):
-        load_network(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_config_comes_back(tmp_path):

@@ -24,7 +24,7 @@ from deit_tf.exporting.signatures import rollout_model
 from deit_tf.losses import masked_l1
 from deit_tf.models import heads
 from deit_tf.models.parts import is_deit
-from deit_tf.runs import RunFolder, load_network, load_run
+from deit_tf.runs import RunFolder, load_model, load_run
 
 PICTURES = 12
 
@@ -328,7 +328,7 @@ class Findings:
         model, teacher = self.run.model, self.teacher
         both = heads(model) if is_deit(model) else None
         file = RunFolder(self.path).find_model("_ema")
-        average = load_network(file) if file else None
+        average = load_model(file) if file else None
 
         def voices(images: np.ndarray) -> dict[str, np.ndarray]:
             said = both.predict_on_batch(images) if both else {}

@@ -161,8 +161,11 @@ def warn_of_assumption(path: str | Path, processor: ImageProcessor) -> None:
     )
 
 
-def load_network(path: str | Path) -> keras.Model:
+def load_model(path: str | Path) -> keras.Model:
     """Load the model of a run folder, or a `.keras` file, alone.
+
+    As `keras.models.load_model` after `import deit_tf`, in Keras's safe mode and not compiled;
+    without that import Keras says `Could not locate class 'PatchEmbed'`.
 
     Raises:
         FileNotFoundError: If there is no model at `path`.

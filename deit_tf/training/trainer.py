@@ -71,6 +71,10 @@ class Trainer(keras.Model):
     def call(self, inputs, training=False):
         return self.network(inputs, training=training)
 
+    def summary(self, *args, **kwargs):
+        """As of keras.Model, layer by layer of the network, which is all that has weights here."""
+        self.network.summary(*args, **kwargs)
+
     def batch_result(self, data: Any, training: bool) -> BatchResult:
         """Run the network on a batch: its loss and figures."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 from tensorflow.python.distribute.multi_worker_util import id_in_cluster
 
-from deit_tf.runs import load_network
+from deit_tf.runs import load_model
 from deit_tf.training.replicas import check_batch, is_chief, open_strategy, worker_of
 
 CASES = Path(__file__).parent / "replica_cases.py"
@@ -173,7 +173,7 @@ def test_workers_equal_one_device_and_decode_their_share(tmp_path, count):
     run("command", tmp_path / "config.yaml", tmp_path, "none")
     assert_same_run(tmp_path / "none", tmp_path / "cluster")
 
-    networks = [load_network(tmp_path / f"worker{index}.keras") for index in range(count)]
+    networks = [load_model(tmp_path / f"worker{index}.keras") for index in range(count)]
     for other in networks[1:]:
         for a, b in zip(networks[0].get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)

@@ -288,3 +288,10 @@ def test_backup_and_restore_keeps_the_average(tmp_path):
     resumed.fit(*data(), **options, callbacks=[backup()])
     # the same steps in the same order
     np.testing.assert_array_equal(weights(resumed.ema.network), weights(whole.ema.network))
+
+
+def test_its_summary_tells_the_layers_of_the_network():
+    lines = []
+    distiller().summary(print_fn=lambda text, **_: lines.append(text))
+    text = "\n".join(lines)
+    assert all(name in text for name in ("patch_embed", "blocks.0", "head_dist"))
