@@ -18,7 +18,15 @@ from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.label_files import LAYOUT_FACTS
 from deit_tf.distillation.teacher_labels import labels_teacher
 from deit_tf.files import write_json
-from deit_tf.runs import RunFolder, class_order, load_model, load_run, read_config, write_config
+from deit_tf.runs import (
+    ModelFiles,
+    RunFolder,
+    class_order,
+    load_model,
+    load_run,
+    read_config,
+    write_config,
+)
 
 FACTS = {"labels": ["a", "b"], "steps_per_epoch": 3, "data.content": "0" * 64}
 
@@ -286,3 +294,13 @@ def test_a_config_comes_back(tmp_path):
     config = TrainConfig(data=DataConfig("Bilder für später"), out="läufe")
     write_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_of_the_models_of_epochs_the_best_stay(tmp_path):
+    stays = {"student_epoch0002.keras", "student_epoch12345.keras", "mine_epoch0001.keras"}
+    for name in (*stays, "student_epoch0001.keras", "student_epoch0010.keras"):
+        (tmp_path / name).touch()
+    ModelFiles(RunFolder(tmp_path), "student", writes=False, several_best=True).keep([2])
+    assert len([*tmp_path.iterdir()]) == 5  # another process writes
+    ModelFiles(RunFolder(tmp_path), "student", writes=True, several_best=True).keep([2, 12345])
+    assert {file.name for file in tmp_path.iterdir()} == stays

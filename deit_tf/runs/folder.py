@@ -139,7 +139,8 @@ class RunFolder:
 
     def models_of_epochs(self) -> list[Path]:
         """The model files that are kept as several best."""
-        return sorted(self.path.glob("*_epoch[0-9][0-9][0-9][0-9]*.keras"))
+        names = (f"{trained}_epoch[0-9][0-9][0-9][0-9]*.keras" for trained in TRAINED)
+        return sorted(file for name in names for file in self.path.glob(name))
 
     def find_model(self, version: str = "") -> Path | None:
         """The model file that is there; None where the run has not written one."""

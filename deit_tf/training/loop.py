@@ -144,8 +144,12 @@ class Loop:
         """Whether the epochs are trained, or nothing better has come for too long."""
         if position.epoch >= self.epochs:
             return True
+        if self.best.patience is None:
+            return False
         best_epoch = self._best_epoch(position)
         is_over = self.best.are_over(position.epoch, best_epoch)
+        # Workers whose last bits differ would wait for each other forever.
+        is_over = synchronize(self.strategy, float(is_over)) > 0.5
         if is_over:
             log.info(
                 "Stopped early after epoch %d of %d: %s was best in epoch %d, at %.4f.",
@@ -186,9 +190,11 @@ class Loop:
             if step % self.log_steps == 0 or step == self.steps:
                 shown = self._check_finite(position, running)
                 progress.update(step, shown.items(), finalize=False)
-                loss = recent_loss.update(step - position.step, shown["loss"])
-                rate = self._learning_rate()
-                self.figures.write_steps(running.step, {"loss": loss, "learning_rate": rate})
+                recent = {
+                    "loss": recent_loss.update(step - position.step, shown["loss"]),
+                    "learning_rate": self._learning_rate(),
+                }
+                self.figures.write_steps(running.step, recent)
             self._write_within(position, step, running)
 
         seconds = time.perf_counter() - started
