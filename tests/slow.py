@@ -42,6 +42,7 @@ SLOW = {
         "docs/test_examples.py::test_finetune_folder",
         "docs/test_examples.py::test_train_your_teacher",
         "docs/test_readme.py::test_the_script",
+        "docs/test_notebook.py::test_the_cells_run",
     ),
     "what other tests show of another run, or of parts of it": (
         "test_train.py::test_every_form_of_a_model_evaluates_alike",
