@@ -31,7 +31,8 @@ def main() -> None:
     processor = load_run(given.weights).processor if is_run else deit_tf.ImageProcessor()
     if given.image_size:
         processor = replace(processor, image_size=given.image_size)
-    data = DataConfig(given.folder, given.batch_size, mean=processor.mean, std=processor.std)
+    norm = {"mean": processor.mean, "std": processor.std}
+    data = DataConfig(given.folder, batch_size=given.batch_size, **norm)
     training, held_out = deit_tf.data.open_sources(data)
     steps = deit_tf.data.steps_per_epoch(training, data.batch_size)
     # crops and flips: enough for a model that has seen pictures before
@@ -50,8 +51,7 @@ def main() -> None:
         weights=given.weights,
         drop_path_rate=0.1,
     )
-    # A tenth of the rate from scratch; it grows with the batch.
-    recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)
+    recipe = OptimConfig(lr=5e-5, min_lr=0.0, warmup_epochs=1)  # a tenth of that from scratch
     optimizer = deit_tf.optim.build_optimizer(recipe, data.batch_size, steps, given.epochs)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])

@@ -21,6 +21,7 @@ from deit_tf.data.order import WHOLE
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.evaluation.figures import COLORS, new_figure
 from deit_tf.files import write_text
+from deit_tf.runs import shaped_as_weights
 from deit_tf.tasks import TASKS, Task
 from deit_tf.train import compile_trainer
 from deit_tf.training.optim import scaled_lr
@@ -113,7 +114,7 @@ def find_lr(
     path = Path(file)
     _check(path, low, high, steps)
     several = config.task == "multilabel"
-    config = replace(config, augment=config.augment.resolve(several))
+    config = shaped_as_weights(replace(config, augment=config.augment.resolve(several)))
     check_config(config)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -11,7 +11,7 @@ from deit_tf.cli import main
 from deit_tf.evaluation.charts import span, tint
 from deit_tf.evaluation.explain import Explanation, HeadAnswer, _free_name, explain_files
 from deit_tf.models.resnet import create_resnet
-from deit_tf.runs import load_network
+from deit_tf.runs import load_model
 
 CLASSES = ("<b>cat</b>", "$dog$", "owl", "hen", "elk", "ant")
 
@@ -62,7 +62,7 @@ def test_broken_files_are_named_at_the_end(made, tmp_path, capsys):
 
 def test_the_page_shows_what_each_head_says(made, page):
     words = [word.strip() for word in Tags(page.read_text()).words]
-    model = deit_tf.heads(load_network(made / "student.keras"))
+    model = deit_tf.heads(load_model(made / "student.keras"))
     image = deit_tf.ImageProcessor(16).batch([f"{made}/pictures/a/x.png"])
     for head, first in (("cls", 0), ("dist", 1)):
         logits = np.float64(model(image)[head])[0]
