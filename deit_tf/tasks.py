@@ -30,7 +30,7 @@ from deit_tf.distillation.teacher_sources import build_teacher, load_teacher
 from deit_tf.models import class_head
 from deit_tf.models.mimetic import mimetic_init
 from deit_tf.training.trainer import LabelTrainer, MaskedTrainer, Trainer
-from deit_tf.zoo import create_masked_model, create_model
+from deit_tf.zoo import create_application, create_masked_model, create_model
 
 Sources = tuple[Source, Source]  # to train on, and held out
 
@@ -184,6 +184,15 @@ def masked_task(config: TrainConfig, sources: Sources) -> Task:
 
 
 def _build_student(config: TrainConfig, classes: int) -> keras.Model:
+    if config.model.application:
+        return create_application(
+            config.model.application,
+            num_classes=classes,
+            processor=student_processor(config),
+            weights=config.model.weights,
+            setting="model.weights",
+        )
+
     student = create_model(
         config.model.name,
         num_classes=classes,

@@ -1,5 +1,6 @@
 """The models by name, with fresh weights or those of a file, a folder or the hub."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,13 +9,18 @@ from typing import Any, Literal
 import keras
 
 from deit_tf.config import CHANNELS, ModelConfig, Size
+from deit_tf.data import ImageProcessor
+from deit_tf.models.applications import build_application
 from deit_tf.models.deit import build_deit, class_head
 from deit_tf.models.masked import build_masked_on
 from deit_tf.models.regnet import REGNETY, build_regnety
 from deit_tf.models.variants import TEST_MODEL, VARIANTS, check_name, find_variant
 from deit_tf.weights.configs import CONFIG, Facts
-from deit_tf.weights.files import load_weights, read_weights
+from deit_tf.weights.downloads import explained_download
+from deit_tf.weights.files import keras_file, load_keras, load_weights, read_weights
 from deit_tf.weights.names import State, describe, has_class_head_alone
+
+log = logging.getLogger(__name__)
 
 # What weights settle; they are not adapted to another.
 SHAPE = (
@@ -152,6 +158,46 @@ def create_regnety(
         num_channels=num_channels,
         name=name,
     )
+
+
+def create_application(
+    name: str,
+    *,
+    num_classes: int,
+    processor: ImageProcessor,
+    weights: str | Path | None = None,
+    setting: str = "weights",
+) -> keras.Model:
+    """Build a classifier on a network of keras.applications.
+
+    Args:
+        name: Such as `MobileNetV3Small`.
+        num_classes: Classes C.
+        processor: What makes its images: their size and normalization.
+        weights: `imagenet`, which Keras downloads, or such a `.h5` file; a `.keras` file or run of
+            such a classifier, whose head is taken where it has as many classes; None starts fresh.
+        setting: What errors call `weights`.
+    Returns:
+        What `build_application` returns.
+    Raises:
+        ValueError: If there is no such network, it takes no images of that size, or the weights
+            are another network's.
+        FileNotFoundError: If there are no such weights, or they cannot be downloaded.
+    """
+    of_keras = weights in (None, "imagenet") or str(weights).endswith(".h5")
+    file = None if of_keras else keras_file(weights)
+    without = f"`{setting}` null starts from scratch and needs no download."
+    with explained_download(f"`{setting}` {weights} of keras:{name}", without):
+        model = build_application(
+            name,
+            num_classes=num_classes,
+            image_size=processor.size,
+            normalization=(processor.mean, processor.std),
+            weights=weights if of_keras else None,
+        )
+    if file:
+        _take_weights(model, load_keras(file), f"`{setting}` {weights}")
+    return model
 
 
 def restore_model(source: str | Path, name: str | None = None) -> tuple[keras.Model, Facts]:
@@ -314,6 +360,28 @@ def _regnety_with_weights(
     )
     load_weights(model, state, facts)
     return model
+
+
+def _take_weights(model: keras.Model, other: keras.Model, source: str) -> None:
+    """Put the weights of another model of the same layers into `model`, without a head of other
+    classes.
+    """
+    # By their order: Keras numbers the names of layers by what else a process has built.
+    pairs = [*zip(model.weights, other.weights, strict=False)]
+    alike = [ours.shape == theirs.shape for ours, theirs in pairs]
+    trunk = len(model.weights) - len(model.get_layer("head").weights)
+    same_count = len(model.weights) == len(other.weights)
+    if not same_count or not all(alike[:trunk]):
+        raise ValueError(
+            f"{source} must hold a keras:{model.name}, as `model.name` or `teacher.name` makes it. "
+            f"Received: {other.name} with {len(other.weights)} weights of other shapes"
+        )
+
+    if not all(alike):
+        log.info("%s is for other classes: its head is new.", source)
+        pairs = pairs[:trunk]
+    for ours, theirs in pairs:
+        ours.assign(theirs)
 
 
 def _published_heads(described: dict[str, int | float | bool]) -> int:

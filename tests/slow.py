@@ -19,6 +19,7 @@ SLOW = {
     ),
     "runs that are killed and go on": (
         "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",
+        "test_keras_student.py::test_a_stopped_run_goes_on_with_the_same_bits",
         "distillation/test_teacher_labels.py::test_two_processes_one_of_them_killed",
         "docs/test_ablation.py::test_every_arm_on_digits_killed_once",
     ),
@@ -35,6 +36,8 @@ SLOW = {
         "test_train.py::test_a_teacher_of_keras_applications_trains",
         "test_extend.py::test_",
         "test_train.py::test_xla_trains_what_the_graph_trains",
+        "test_keras_student.py::test_a_real_network",
+        "test_keras_student.py::test_its_exports_are_checked",
         "test_train.py::test_everything_at_once_from_the_weights_of_a_run",
         "models/test_masked.py::test_from_pretraining_to_a_student_by_command",
         "docs/test_examples.py::test_export_and_ask_server",

@@ -27,11 +27,18 @@ from deit_tf.config.bounds import (
 )
 from deit_tf.config.checks import check_config, check_cosub, check_labeling, check_target_threshold
 from deit_tf.config.data import DataConfig, MaskConfig, check_data
-from deit_tf.config.model import ModelConfig, StudentConfig, check_epsilon, check_model
+from deit_tf.config.model import (
+    APPLICATION,
+    ModelConfig,
+    StudentConfig,
+    check_epsilon,
+    check_model,
+)
 from deit_tf.config.optim import OptimConfig, check_optim
 from deit_tf.config.run import CheckpointConfig, DistillConfig, Loss, TeacherConfig, TrainConfig
 
 __all__ = [
+    "APPLICATION",
     "AugmentConfig",
     "CHANNELS",
     "CheckpointConfig",

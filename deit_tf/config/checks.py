@@ -1,9 +1,14 @@
 """What is refused before anything is opened: settings that do not fit each other."""
 
-from deit_tf.config.bounds import MAX_CLASSES, MAX_SEED
+from dataclasses import asdict, replace
+
+from deit_tf.config.bounds import CHANNELS, MAX_CLASSES, MAX_SEED
 from deit_tf.config.data import check_data
+from deit_tf.config.model import StudentConfig
 from deit_tf.config.optim import check_optim
 from deit_tf.config.run import CheckpointConfig, TrainConfig
+
+OF_ANY_NETWORK = ("name", "image_size", "weights", "trainable")
 
 
 def check_config(config: TrainConfig) -> None:
@@ -171,6 +176,8 @@ def _check_checkpoint(config: CheckpointConfig) -> None:
 
 def _check_student(config: TrainConfig) -> None:
     model = config.model
+    if model.application:
+        _check_application(config)
     if model.init != "timm" and model.weights is not None:
         raise ValueError(
             "`model.init` is for fresh weights: set it to timm, or `model.weights` to null. "
@@ -185,4 +192,33 @@ def _check_student(config: TrainConfig) -> None:
         raise ValueError(
             "`model.trainable` is for `task` classify: pre-training changes the whole trunk. Set "
             f"it to all. Received: {model.trainable!r}"
+        )
+
+
+def _check_application(config: TrainConfig) -> None:
+    """Refuse for a network of keras.applications what a DeiT alone has."""
+    model, distill = config.model, config.distill
+    unset = StudentConfig(**{name: getattr(model, name) for name in OF_ANY_NETWORK})
+    allowed = [asdict(unset), asdict(replace(unset, drop_path_rate=0.0))]
+    given = [
+        f"model.{name}={value!r}"
+        for name, value in asdict(model).items()
+        if value not in [each[name] for each in allowed]
+    ]
+    given += [f"model.trainable={model.trainable!r}"] * (model.trainable == "attention")
+    given += [f"distill.train_heads={distill.train_heads!r}"] * (distill.train_heads != "mean")
+    given += ["distill.cosub=True"] * distill.cosub
+    given += [f"optim.layer_decay={config.optim.layer_decay}"] * (config.optim.layer_decay != 1)
+    given += [f"task={config.task!r}"] * (config.task == "masked")
+    if given:
+        raise ValueError(
+            f"`model.name` {model.name} is a convnet with one head, and what is set for a DeiT "
+            f"would be passed over. Leave it out, or at its default. Received: {', '.join(given)}"
+        )
+
+    channels = len(config.data.mean)
+    if channels != CHANNELS:
+        raise ValueError(
+            f"`model.name` {model.name} takes RGB images: give `data.mean` and `data.std` three "
+            f"numbers. Received: {channels}"
         )

@@ -120,14 +120,19 @@ def check_epsilon(value: Any) -> None:
         )
 
 
+APPLICATION = "keras:"  # before the name of a network of keras.applications
+
+
 @dataclass(frozen=True)
 class StudentConfig:
     """The model to train: a name of `deit-tf models` and what differs from it.
 
-    The numbers of classes and of channels come from the data.
+    The numbers of classes and of channels come from the data. `keras:NAME`, such as
+    `keras:MobileNetV3Small`, is a convnet of keras.applications: of these settings it has
+    `image_size`, 224 by default, `weights` and `trainable` all or heads.
 
     Args:
-        name: A model name, as listed by `deit-tf models`.
+        name: A name of `deit-tf models`, or `keras:NAME`.
         image_size: Height and width in pixels, or one number for a square.
         patch_size: Side of a patch in pixels.
         embed_dim: Width of a token.
@@ -138,9 +143,9 @@ class StudentConfig:
         drop_path_rate: Stochastic depth of the last block, of DeiT III of each; the paper trains
             with 0.1.
         drop_rate: Dropout of a token before its head, for training.
-        weights: What to start from, as of `create_model`: a run, such as a masked one, a `.keras`
-            file, another library's file or folder, or `hf://...`; other heads, or of another
-            class count, start fresh, and null all.
+        weights: What to start from: a run, such as a masked one, a `.keras` file, another library's
+            file or folder, `hf://...`, or `imagenet` of `keras:NAME`; other heads, or
+            of other classes, start fresh, and null all.
         init: How fresh weights are drawn: `timm`, as the original's; or `mimetic`, with attention
             like that of trained models, for small data from scratch (Trockman and Kolter 2023).
         trainable: What learns: `all`; `heads` alone; or `attention` and heads (Touvron et al. 2022,
@@ -162,6 +167,12 @@ class StudentConfig:
     init: Literal["timm", "mimetic"] = "timm"
     trainable: Literal["all", "heads", "attention"] = "all"
     remat: bool = False
+
+    @property
+    def application(self) -> str | None:
+        """The network of keras.applications that it names; None of a DeiT."""
+        is_one = self.name.startswith(APPLICATION)
+        return self.name.removeprefix(APPLICATION) if is_one else None
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the named model, as keyword arguments of `create_model`."""

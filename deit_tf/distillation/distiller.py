@@ -14,12 +14,11 @@ from keras import ops
 from deit_tf import losses
 from deit_tf.config import Loss, check_cosub, check_target_threshold
 from deit_tf.data import ImageProcessor
-from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.kinds import KINDS, NONE
+from deit_tf.distillation.student import normalizes_as, student_heads, student_images
 from deit_tf.distillation.teacher import Teacher
-from deit_tf.models import heads
-from deit_tf.models.parts import image_size
-from deit_tf.training.inputs import check_images, distributions
+from deit_tf.models.detection import PIXELS, own_normalization
+from deit_tf.training.inputs import check_images, checked_pixels, distributions
 from deit_tf.training.trainer import BatchResult, Trainer
 
 
@@ -33,7 +32,8 @@ class Distiller(Trainer):
     `fit`.
 
     Args:
-        student: From build_deit or create_model; or any Keras classifier with one output, logits.
+        student: From build_deit or create_model; or any Keras classifier with one output, logits,
+            which is trained as one head.
         teacher: The teacher; not needed for `none`. It is no part of what is saved.
         kind: `hard` (the paper's), `soft` or `none`.
         alpha: Weight of the teacher's part, 0..1.
@@ -53,7 +53,8 @@ class Distiller(Trainer):
             twice, as two submodels that drop path draws, which learn from each other as well
             (Touvron et al. 2022, "Co-training 2L submodels").
         processor: What the student expects of its images, so that the teacher can undo their
-            normalization; by default the original's.
+            normalization; by default pixels 0..255 or 0..1 where the student normalizes them
+            itself, as many networks of keras.applications do, else the original's.
         class_weights: What an image of each class counts for in training, in the part of the loss
             that is of the true labels, [C]: as `class_weight` of Keras's `fit`, and of mixed labels
             the mean by their shares.
@@ -63,7 +64,8 @@ class Distiller(Trainer):
     Returns:
         float32 [B, C] logits of the student.
     Raises:
-        ValueError: For arguments out of range, or a teacher that cannot teach this student.
+        ValueError: For arguments out of range, a student that gives probabilities or would
+            normalize its images twice, or a teacher that cannot teach it.
     Differs: with `none` the original trains the class head alone but averages the untrained
         distillation head in at inference.
     """
@@ -89,6 +91,7 @@ class Distiller(Trainer):
         class_weights: Sequence[float] | None = None,
         **kwargs,
     ):
+        _check_teacher(teacher)
         _check_choice("kind", kind, (*KINDS, NONE))
         _check_choice("normalization", normalization, ("batchmean", "numel"))
         _check_choice("train_heads", train_heads, ("mean", "both") if kind == "none" else ("mean",))
@@ -98,7 +101,7 @@ class Distiller(Trainer):
         _check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "lies in [0, 1)")
         if cosub:
             check_cosub(kind, loss, train_heads)
-        networks = _heads(student)
+        networks = student_heads(student)
         if loss == "binary_cross_entropy":
             classes = networks.output["cls"].shape[-1]
             check_target_threshold(bce_target_thresh, label_smoothing, classes)
@@ -115,10 +118,8 @@ class Distiller(Trainer):
         self.train_heads, self.cosub = train_heads, cosub
         # Keras itself sets a `loss`, to that of `compile`
         self.label_loss, self.bce_target_thresh, self.bce_sum = loss, bce_target_thresh, bce_sum
-        declared = image_size(student)
-        self.processor = processor or (
-            ImageProcessor(declared) if all(declared) else ImageProcessor()
-        )
+        self.processor = student_images(student, processor)
+        self._takes_pixels = own_normalization(student) == PIXELS
         _check_weights(class_weights, student.output_shape[-1])
         self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
         self.teacher = teacher
@@ -150,6 +151,8 @@ class Distiller(Trainer):
     def batch_result(self, data, training):
         images, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
         check_images(images, self.student)
+        if self._takes_pixels:
+            images = checked_pixels(images, self.student.name)
         labels, teacher_logits = self._labels_and_teacher_logits(images, labels)
         targets = self._targets(labels, weight)  # [B, C]
         smoothed = losses.smooth(targets, self.label_smoothing) if training else targets
@@ -290,34 +293,24 @@ class Distiller(Trainer):
             normalization = {"mean": config.pop("mean"), "std": config.pop("std")}
             config["processor"] = {"image_size": size, **normalization}
         fields = {key: _tuple(value) for key, value in config.pop("processor").items()}
-        return cls(student, processor=ImageProcessor(**fields), **config)
-
-
-def _heads(student: keras.Model) -> keras.Model:
-    """A model from images to the logits [B, C] of each head, by name; of a single one `cls`.
-
-    Raises:
-        ValueError: If the student has several outputs, less than two classes, or ends in a softmax.
-    """
-    shape = student.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] < 2:
-        raise ValueError(
-            "`student` must be a classifier with one output, logits [B, C] of two classes at "
-            f"least. Received: {student.name} with output {shape}"
-        )
-    if any(layer.name == "head" for layer in student.layers):
-        return heads(student)
-    if gives_probabilities(student):
-        raise ValueError(
-            "`student` must give logits, and its last layer is a softmax: make it with "
-            f"`classifier_activation=None` or without that activation. Received: {student.name}"
-        )
-
-    return keras.Model(student.input, {"cls": student.output}, name=f"{student.name}_heads")
+        processor, own = ImageProcessor(**fields), own_normalization(student)
+        if own and not normalizes_as(processor, own):  # in a file of before that was looked at
+            processor = None
+        return cls(student, processor=processor, **config)
 
 
 def _mean_of_heads(logits):
     return sum(logits.values()) / len(logits)  # [B, C]
+
+
+def _check_teacher(teacher):
+    # Before it is set: Keras itself refuses, in other words, to track a model in a built one.
+    if teacher is not None and not isinstance(teacher, Teacher):
+        raise ValueError(
+            "`teacher` must be a deit_tf.Teacher, which knows what images its network takes: "
+            "`deit_tf.Teacher(model)`, of a model that is frozen (`model.trainable = False`). "
+            f"Received: {getattr(teacher, 'name', teacher)!r}, a {type(teacher).__name__}"
+        )
 
 
 def _check_weights(class_weights, classes):

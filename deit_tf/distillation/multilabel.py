@@ -8,10 +8,10 @@ from keras import ops
 
 from deit_tf import losses
 from deit_tf.data import ImageProcessor
-from deit_tf.distillation.detection import gives_probabilities
 from deit_tf.distillation.distiller import Distiller
 from deit_tf.distillation.kinds import MULTILABEL_LOSSES
 from deit_tf.distillation.teacher import Teacher
+from deit_tf.models.detection import gives_probabilities
 from deit_tf.training.inputs import multi_labels
 
 # Of a Distiller's settings those that it has as well.

@@ -13,7 +13,12 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from deit_tf.data import ImageProcessor
-from deit_tf.distillation.detection import gives_probabilities, own_normalization
+from deit_tf.models.detection import (
+    gives_probabilities,
+    own_normalization,
+    renormalization,
+    unknown_preprocessing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +44,9 @@ class Teacher:
             keras.applications).
         name: Name in error messages; by default the model's.
     Raises:
-        ValueError: If `model` has trainable weights, takes another size than `processor` makes, or
-            normalizes by itself what `processor` has normalized already.
+        ValueError: If `model` is no classifier, has trainable weights, takes another size than
+            `processor` makes, normalizes by itself what `processor` has normalized already, or
+            does so in a way that cannot be told and there is no `processor`.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Teacher:
         bgr: bool = False,
         name: str | None = None,
     ):
+        _check_classifier(model)
         self.model, self.name, self.bgr = model, name or model.name, bgr
         self.from_logits = not gives_probabilities(model) if from_logits is None else from_logits
         self.class_order = None if class_order is None else list(class_order)
@@ -64,6 +71,7 @@ class Teacher:
         """Mean and deviation of its images: given, undone by itself, or ImageNet's."""
         own = own_normalization(self.model)
         if processor is None:
+            self._check_known()
             if own is not None:
                 log.info("Teacher %r normalizes its images itself.", self.name)
             return own or IMAGENET
@@ -77,6 +85,15 @@ class Teacher:
             )
 
         return given
+
+    def _check_known(self) -> None:
+        if first := unknown_preprocessing(self.model):
+            raise ValueError(
+                f"Teacher {self.name!r} begins with an operation that may be a normalization "
+                f"({first}), and what images it takes cannot be told. Pass `processor`: "
+                "`deit_tf.ImageProcessor(mean=(0, 0, 0), std=(1 / 255,) * 3)` for pixels 0..255, "
+                "std=(1, 1, 1) for 0..1."
+            )
 
     def _image_size(self, processor: ImageProcessor | None) -> tuple[int, int] | None:
         """Height and width that it takes, in pixels; None where it takes any."""
@@ -135,6 +152,7 @@ class Teacher:
                 none that are what `from_logits` says.
         """
         self.check_frozen()
+        self._check_channels(image_shape[-1])
         outputs = self.model.output_shape[-1]
         if self.class_order is not None:
             _check_order(self.name, self.class_order, classes, outputs)
@@ -155,6 +173,15 @@ class Teacher:
             )
 
         self._check_probabilities(answers)
+
+    def _check_channels(self, channels: int) -> None:
+        taken = self.model.input_shape[-1]
+        if taken not in (None, channels):
+            raise ValueError(
+                f"Teacher {self.name!r} takes images of {taken} channel(s), and the student's have "
+                f"{channels}. Train a teacher on the same images (`deit-tf train-teacher`), or put "
+                "a layer before it that makes its channels of them."
+            )
 
     def _check_probabilities(self, answers: np.ndarray) -> None:
         """Refuse probabilities that were said to be logits, and the other way round."""
@@ -200,23 +227,18 @@ def _resize_matrix(old: int, new: int) -> np.ndarray:
         return tf.image.resize(identity, (new, old), "bilinear", antialias=True)[..., 0].numpy()
 
 
-def renormalization(
-    mean: PerChannel, std: PerChannel, new_mean: PerChannel, new_std: PerChannel
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset, float32 [channels] each, from one normalization to another.
-
-    Raises:
-        ValueError: If the two are of other numbers of channels.
-    """
-    if len(mean) != len(new_mean):
+def _check_classifier(model: keras.Model) -> None:
+    """Refuse a layer, or a model that gives images: one that prepares them teaches nothing."""
+    taken, given = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
+    takes_images = isinstance(taken, tuple) and len(taken) == 4
+    gives_classes = isinstance(given, tuple) and len(given) == 2
+    if not (isinstance(model, keras.Model) and takes_images and gives_classes):
         raise ValueError(
-            f"A teacher sees the student's images, which have {len(mean)} channels, and this one "
-            f"takes {len(new_mean)}. Train one on the same images by `deit-tf train-teacher`, or "
-            "set `distill.kind` to none."
+            "`model` must be a Keras classifier, functional or Sequential, from images [B, h, w, "
+            "3] to [B, K]. A model that only prepares images goes before it: `keras.Sequential("
+            f"[preparation, classifier])`. Received: {getattr(model, 'name', model)!r}, a "
+            f"{type(model).__name__} from {taken} to {given}"
         )
-    scale = np.divide(std, new_std)
-    offset = np.subtract(mean, new_mean) / new_std
-    return scale.astype("float32"), offset.astype("float32")
 
 
 def _check_order(name: str, order: list[int], classes: int, outputs: int) -> None:

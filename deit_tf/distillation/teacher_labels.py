@@ -26,6 +26,7 @@ from deit_tf.distillation.fingerprint import (
 from deit_tf.distillation.kinds import NONE
 from deit_tf.distillation.label_files import CHECKSUM, LOG_PROBABILITY, Layout, Unit, read_manifest
 from deit_tf.models.variants import find_variant
+from deit_tf.runs.load import ANY_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +234,9 @@ def student_processor(config: TrainConfig) -> ImageProcessor:
     Raises:
         ValueError: If there is no model of that name.
     """
-    variant = find_variant(config.model.name)
-    return ImageProcessor.from_config(config.data, config.model.image_size or variant.image_size)
+    model = config.model
+    default = ANY_SIZE if model.application else find_variant(model.name).image_size
+    return ImageProcessor.from_config(config.data, model.image_size or default)
 
 
 def run_facts(

@@ -6,17 +6,17 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD, TeacherConfig
+from deit_tf.config import APPLICATION, TeacherConfig
 from deit_tf.data import ImageProcessor
-from deit_tf.distillation.detection import PIXELS
-from deit_tf.distillation.teacher import Teacher, renormalization
+from deit_tf.distillation.teacher import Teacher
 from deit_tf.models import VARIANTS
+from deit_tf.models.applications import application
 from deit_tf.models.regnet import REGNETY
 from deit_tf.models.resnet import RESNET, create_resnet
 from deit_tf.runs import Run, class_order, is_keras, load_run
 from deit_tf.runs.load import warn_if_assumed
 from deit_tf.weights.downloads import explained_download
-from deit_tf.zoo import create_regnety
+from deit_tf.zoo import create_application, create_regnety
 
 log = logging.getLogger(__name__)
 
@@ -24,30 +24,7 @@ OTHER_TEACHERS = (
     "A run of `deit-tf train-teacher` or a file as `distill.teacher`, and `distill.kind` none, "
     "need no download."
 )
-FROM_SCRATCH = "`teacher.weights` null starts from scratch and needs no download."
 LONGEST = 300  # characters of another library's error
-
-# keras.applications by the preprocessing that its networks take: mean, std, blue first.
-_CAFFE = (tuple(m / 255 for m in (123.68, 116.779, 103.939)), (1 / 255,) * 3, True)
-_MINUS_ONE_TO_ONE = ((0.5,) * 3, (0.5,) * 3, False)
-_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD, False)
-_RAW_PIXELS = (*PIXELS, False)  # normalize themselves
-
-_PREPROCESSING = {
-    "ResNet50V2": _MINUS_ONE_TO_ONE,
-    "ResNet101V2": _MINUS_ONE_TO_ONE,
-    "ResNet152V2": _MINUS_ONE_TO_ONE,
-    "ResNet": _CAFFE,
-    "VGG": _CAFFE,
-    "DenseNet": _IMAGENET,
-    "Inception": _MINUS_ONE_TO_ONE,
-    "Xception": _MINUS_ONE_TO_ONE,
-    "MobileNetV3": _RAW_PIXELS,
-    "MobileNet": _MINUS_ONE_TO_ONE,
-    "NASNet": _MINUS_ONE_TO_ONE,
-    "EfficientNet": _RAW_PIXELS,
-    "ConvNeXt": _RAW_PIXELS,
-}
 
 
 def load_teacher(
@@ -154,23 +131,6 @@ def application_teacher(
     return Teacher(model, _with_size(processor, model, student or ImageProcessor()), bgr=bgr)
 
 
-def application(name: str) -> tuple[Callable[..., keras.Model], tuple]:
-    """Find a network of keras.applications and how it wants its images.
-
-    Args:
-        name: Such as `ResNet50` or `EfficientNetV2B0`.
-    Returns:
-        Its constructor; and the mean and deviation of its images, and whether blue comes first.
-    Raises:
-        ValueError: If keras.applications has no such network.
-    """
-    family = next((prefix for prefix in _PREPROCESSING if name.startswith(prefix)), None)
-    if family is None or not hasattr(keras.applications, name):
-        known = sorted(n for n in dir(keras.applications) if n[0].isupper())
-        raise ValueError(f"keras.applications has no network {name!r}. It has: {', '.join(known)}")
-    return getattr(keras.applications, name), _PREPROCESSING[family]
-
-
 def keras_hub_teacher(preset: str, student: ImageProcessor | None = None) -> Teacher:
     """Take a classifier of keras-hub as teacher, in the preprocessing of its preset.
 
@@ -262,20 +222,13 @@ def build_teacher(
                 f"`teacher.weights` must be null for {config.name}, of which none are published."
             )
         return create_resnet(config.name, **size)
-    if not config.name.startswith("keras:"):
+    if not config.name.startswith(APPLICATION):
         return create_regnety(config.name, weights=config.weights, **size)
 
-    name = config.name.removeprefix("keras:")
-    constructor, (mean, std, bgr) = application(name)
-    shape = (*processor.size, 3)
-    image = keras.Input(shape, name="image")
-    scale, offset = renormalization(processor.mean, processor.std, mean, std)
-    x = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="renormalize")(image)
-    x = x[..., ::-1] if bgr else x
-    with explained_download(f"`teacher.weights` {config.weights} of {config.name}", FROM_SCRATCH):
-        trunk = constructor(
-            include_top=False, weights=config.weights, pooling="avg", input_shape=shape
-        )
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="head")(trunk(x))
-
-    return keras.Model(image, logits, name=name)
+    return create_application(
+        config.name.removeprefix(APPLICATION),
+        num_classes=num_classes,
+        processor=processor,
+        weights=config.weights,
+        setting="teacher.weights",
+    )

@@ -15,6 +15,7 @@ from deit_tf.models.layers import (
     Tokens,
     token,
 )
+from deit_tf.models.parts import called
 from deit_tf.models.variants import count_parameters
 
 
@@ -56,7 +57,7 @@ def build_deit(config: ModelConfig, name: str = "deit") -> keras.Model:
         logits = keras.layers.Average(name="logits", dtype="float32")(
             [logits, _head("head_dist", config, token(x, 1))]
         )
-    return keras.Model(image, logits, name=name)
+    return called(keras.Model(image, logits, name=name))
 
 
 def heads(model: keras.Model) -> keras.Model:

@@ -73,6 +73,19 @@ class StepSeed(keras.random.SeedGenerator):
         )  # [2]: the layer's seed, the number
 
 
+def number_draws(model: keras.Model) -> None:
+    """Let the layers of Keras in a model, such as its dropout, draw as ours do: within
+    `numbered_draw` by its number and without a state, so that a run goes on with the same masks.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            number_draws(layer)
+        generator = getattr(layer, "seed_generator", None)
+        if type(generator) is keras.random.SeedGenerator:
+            # In its place: a layer that is built takes no other one.
+            generator.__class__ = StepSeed
+
+
 @keras.saving.register_keras_serializable("deit_tf")
 class DropPath(keras.layers.Layer):
     """Stochastic depth: drops a residual branch, per sample, and rescales the branches it keeps.

@@ -24,6 +24,15 @@ def has_two_heads(model: keras.Model) -> bool:
     return set(HEADS) <= {layer.name for layer in model.layers}
 
 
+def called(model: keras.Model) -> keras.Model:
+    """The model, which has been called once on its own symbolic input, if it has one of images:
+    `model.export` as ONNX refuses what is built and was never called. Nothing is computed here.
+    """
+    if len(getattr(model, "inputs", None) or ()) == 1:
+        model(model.inputs[0])
+    return model
+
+
 def image_size(model: keras.Model) -> tuple[int | None, int | None]:
     """Height and width of a model's images in pixels, None where it takes any.
 

@@ -15,7 +15,8 @@ from deit_tf.data import ImageProcessor, Source, open_sources, sample
 from deit_tf.data.folders import SplitRule
 from deit_tf.exporting.activations import SIGMOID, SOFTMAX
 from deit_tf.files import CLASS_NAMES_FILE, check_class_names, read_class_names
-from deit_tf.models.parts import image_size, num_channels
+from deit_tf.models.detection import own_normalization
+from deit_tf.models.parts import called, image_size, num_channels
 from deit_tf.runs.folder import RunFolder, run_config
 from deit_tf.weights.files import load_keras, remote_prefix, split_choice
 from deit_tf.zoo import restore_model
@@ -93,13 +94,16 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     if not is_keras(path):
         return _foreign_run(path, name)
     file = _model_file(Path(path))
-    model, folder = load_keras(file), file.parent
+    model, folder = called(load_keras(file)), file.parent
     config = run_config(folder)
 
     declared = image_size(model)
     size = declared if all(declared) else ANY_SIZE
+    own = own_normalization(model)
     if config:
         processor = ImageProcessor.from_config(config.data, size)
+    elif own:
+        processor = ImageProcessor(size, mean=own[0], std=own[1])
     else:
         processor = ImageProcessor.assumed(size, num_channels(model))
 
@@ -171,7 +175,7 @@ def load_model(path: str | Path) -> keras.Model:
         FileNotFoundError: If there is no model at `path`.
         ValueError: If the file is damaged.
     """
-    return load_keras(_model_file(Path(path)))
+    return called(load_keras(_model_file(Path(path))))
 
 
 def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int) -> list[int]:

@@ -34,7 +34,7 @@ def shaped_as_weights(config: TrainConfig) -> TrainConfig:
         ValueError: If what is given contradicts the weights; both values are named.
     """
     model, source = config.model, config.model.weights
-    found = _read(source) if source else None
+    found = _read(source) if source and not model.application else None
     if found is None:
         return config
     own_name, theirs = found

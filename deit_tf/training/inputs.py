@@ -7,6 +7,10 @@ the last becomes a row of zeros, whose loss is 0.
 import keras
 import tensorflow as tf
 
+from deit_tf.models.parts import is_deit
+
+# Beyond any normalized pixel, and below the brightest of almost any batch of 0..255.
+LARGEST_NORMALIZED = 8.0
 ROW_TOLERANCE = 1e-2  # by which a row of bfloat16 labels may miss the sum of 1
 
 
@@ -87,13 +91,22 @@ def check_images(images: tf.Tensor, network: keras.Model) -> None:
     """
     wanted = tuple(network.input_shape[1:])
     named = "x".join("any" if side is None else str(side) for side in wanted)
-    if isinstance(images, dict):
+    if isinstance(images, dict | list | tuple):
+        kind = type(images).__name__
+        found = f"a dict of {', '.join(map(str, images))}" if kind == "dict" else f"a {kind}"
         raise ValueError(
-            f"`x` must be images, float [B, {named}], and labels come as `y`. Received: a dict of "
-            f"{', '.join(map(str, images))}"
+            f"`x` must be one tensor of images, float [B, {named}], and labels come as `y`. Map a "
+            "data set of dicts to pairs: `dataset.map(lambda row: (row['image'], row['label']))`. "
+            f"Received: {found}"
         )
 
     images = tf.convert_to_tensor(images)
+    if images.dtype.is_integer and is_deit(network):
+        raise ValueError(
+            f"`x` must be normalized images, float [B, {named}]: bring pixels 0..255 to mean 0 "
+            "and deviation 1 (`deit_tf.ImageProcessor().normalize`). Received: "
+            f"{images.dtype.name} {tuple(images.shape)}"
+        )
     if images.shape.rank is None:
         raise ValueError(
             f"`x` must be images of a shape that is known before it runs, float [B, {named}]. Set "
@@ -101,15 +114,53 @@ def check_images(images: tf.Tensor, network: keras.Model) -> None:
         )
 
     shape = tuple(images.shape)
-    fits = len(shape) == len(wanted) + 1 and all(
-        want is None or have is None or want == have
-        for want, have in zip(wanted, shape[1:], strict=True)
-    )
-    if not fits:
+    if remedy := _remedy(shape, wanted):
         raise ValueError(
-            f"`x` must be images of the model's shape, float [B, {named}]; resize them or repeat "
-            f"the one channel of gray ones (deit_tf.ImageProcessor does). Received: {shape}"
+            f"`x` must be images of the model's shape, float [B, {named}]. {remedy} Received: "
+            f"{shape}"
         )
+
+
+def _remedy(shape: tuple, wanted: tuple) -> str:
+    """What to do about a batch of images of another shape; empty where it fits."""
+    if len(shape) != len(wanted) + 1:
+        return "Give each image its channels as last axis (`images[..., None]`), and all a batch."
+
+    fits = [
+        want is None or have in (None, want) for want, have in zip(wanted, shape[1:], strict=True)
+    ]
+    if not fits[-1]:
+        gray = (
+            "Repeat the channel (`tf.image.grayscale_to_rgb`), or make"
+            if shape[-1] == 1
+            else "Make"
+        )
+        return f"{gray} the model for them (`create_model(..., num_channels={shape[-1]})`)."
+    if not all(fits):
+        size = shape[1:3]
+        return (
+            f"Resize them (`tf.image.resize(images, {wanted[:2]})`, or deit_tf.ImageProcessor), or "
+            f"make the model for their size (`create_model(..., image_size={size})`)."
+        )
+    return ""
+
+
+def checked_pixels(images: tf.Tensor, name: str) -> tf.Tensor:
+    """The images of a batch for a network that normalizes them itself, checked to be pixels 0..255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When run, for images that are normalized already: some below
+            0, and none beyond what a deviation of 1 gives.
+    """
+    # Erased pixels are noise around 0, so that some below 0 alone would say nothing.
+    normalized = (tf.reduce_min(images) < 0) & (tf.reduce_max(images) < LARGEST_NORMALIZED)
+    sentence = (
+        f"Images for {name!r} are pixels 0..255, as it normalizes them itself, and these are "
+        "normalized already. Feed it pixels (`deit_tf.ImageProcessor(mean=(0, 0, 0), std=(1 / 255, "
+        ") * 3)`), or make it without its preprocessing (`include_preprocessing=False`)."
+    )
+    values = ["From", tf.reduce_min(images), "to", tf.reduce_max(images)]
+    return _asserted(images, ~normalized, [sentence, "Received:", *values])
 
 
 def _is_rows(labels: tf.Tensor, classes: int) -> bool:

@@ -14,7 +14,8 @@ import keras
 import tensorflow as tf
 
 from deit_tf import losses, onednn
-from deit_tf.models.layers import numbered_draw
+from deit_tf.models.layers import number_draws, numbered_draw
+from deit_tf.models.parts import called
 from deit_tf.training.ema import EMA, Ema
 from deit_tf.training.inputs import check_images, distributions
 
@@ -55,6 +56,7 @@ class Trainer(keras.Model):
 
     def __init__(self, network: keras.Model, names: list[str], **kwargs):
         super().__init__(**kwargs)
+        number_draws(network)
         self.network = network
         self.means = {name: keras.metrics.Mean(name=name) for name in names}
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
@@ -210,6 +212,12 @@ class Trainer(keras.Model):
         """
         with self.evaluation():
             return super().evaluate(*args, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Export the network alone, as `export` of keras.Model does; it compares nothing, as
+        `deit_tf.export_saved_model` and `deit_tf.export_onnx` do.
+        """
+        called(self.network).export(filepath, format=format, **kwargs)
 
     def train_step(self, data):
         """Update the network once on `data`, this replica's share of the batch.

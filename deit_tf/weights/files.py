@@ -191,8 +191,10 @@ def write_weights(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists and is left as it is. Choose another folder.")
-    state = to_reference(model, "huggingface" if layout == "huggingface" else "timm")
+    state = to_reference(model, "timm")
     _check_layout(model, state, layout)
+    if layout == "huggingface":
+        state = to_reference(model, "huggingface")
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(
             f"`labels` must name the {model.output_shape[-1]} classes. Received: {len(labels)}"
@@ -214,7 +216,7 @@ def write_weights(
 
 def _check_layout(model: keras.Model, state: State, layout: FolderLayout) -> None:
     """Refuse a model that a library has no class for, or would complete by chance."""
-    deit = first_block(model) and _has(state, "head.weight", "classifier.weight")
+    deit = first_block(model) and _has(state, "head.weight")
     if not deit and "head.fc.weight" not in state:  # that of a RegNetY
         raise ValueError(f"`model` must be a classifier, a DeiT or RegNetY. Received: {model.name}")
     if layout == "timm" and "dist_token" in state and "head_dist.weight" not in state:
@@ -282,6 +284,20 @@ def _keras_file_in(folder: Path) -> Path | None:
     if len(models) > 1:
         raise ValueError(f"{folder} holds several models; name one: {', '.join(models)} (.keras)")
     return files[models[0]] if models else None
+
+
+def keras_file(source: str | Path) -> Path:
+    """The `.keras` file that `source` is, or that the folder of a run holds.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a folder holds several models.
+    """
+    path = Path(source).expanduser()
+    file = _keras_file_in(path) if path.is_dir() else path
+    if file is None or file.suffix != ".keras" or not file.is_file():
+        raise FileNotFoundError(f"{source} is no .keras file, and no run folder with one.")
+    return file
 
 
 def _read_keras(path: Path) -> tuple[Tensors, Facts]:

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 import deit_tf
 from deit_tf.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_tf.distillation.detection import PIXELS, UNIT, gives_probabilities, own_normalization
 from deit_tf.distillation.teacher import resized
 from deit_tf.distillation.teacher_sources import application, application_teacher, load_teacher
+from deit_tf.models.detection import PIXELS, UNIT, gives_probabilities, own_normalization
 
 STUDENT = deit_tf.ImageProcessor(32)  # ImageNet's statistics
 
