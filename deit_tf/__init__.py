@@ -25,6 +25,7 @@ _PLACES = {
     "build_masked": "deit_tf.models.masked",
     "create_masked_model": "deit_tf.zoo",
     "create_model": "deit_tf.zoo",
+    "export_onnx": "deit_tf.exporting.onnx_file",
     "export_saved_model": "deit_tf.exporting.saved_model",
     "export_tflite": "deit_tf.exporting.tflite",
     "features": "deit_tf.models.features",

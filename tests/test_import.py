@@ -26,6 +26,7 @@ print(deit_tf.load_model(sys.argv[1]).name, keras.models.load_model(sys.argv[1])
 
 import deit_tf.evaluation.check, deit_tf.evaluation.findings, deit_tf.evaluation.predict
 forms = {"ai_edge_litert", "litert_quantizer", "tensorflow_serving", "grpc"}
+forms |= {"onnx", "onnxruntime", "tf2onnx"}
 print(sorted(forms & set(sys.modules)), "tensorflow" in sys.modules)
 """
 

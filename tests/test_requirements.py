@@ -14,6 +14,9 @@ NAMED = {re.match(r"[\w-]+", line)[0].replace("_", "-").lower() for line in LINE
 OPTIONAL = {
     "kagglehub",
     "keras_hub",
+    "onnx",
+    "onnxruntime",
+    "tf2onnx",
     "torch",
 }  # an error says how to install them, where they are asked for
 OWN = {"deit_tf", *(path.stem for path in (ROOT / "export").glob("*.py"))}

@@ -373,6 +373,11 @@ COMMANDS = {
         exports.tflite_parser,
         exports.export_tflite,
     ),
+    "export onnx": Command(
+        "write an ONNX file, run by ONNX Runtime and checked against Keras",
+        exports.onnx_parser,
+        exports.export_onnx,
+    ),
     "export web": Command(
         "write a page that classifies pictures in the browser, by checked .tflite files",
         exports.web_parser,

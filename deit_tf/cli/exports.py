@@ -51,6 +51,13 @@ def tflite_parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
+def onnx_parser(command: str, description: str) -> ArgumentParser:
+    """A run, and where its file goes."""
+    parser = _exporting_parser(command, description, pictures=200)
+    parser.add_argument("--out", required=True, help="an .onnx file, or a folder for it")
+    return parser
+
+
 def web_parser(command: str, description: str) -> ArgumentParser:
     """A run, and the folder of the page."""
     parser = _exporting_parser(command, description, pictures=200)
@@ -111,6 +118,15 @@ def export_tflite(arguments: Namespace) -> int:
         if note := untried_text(files):
             print(printable(note))
     return _name_failures(files)
+
+
+def export_onnx(arguments: Namespace) -> None:
+    """Export, and print what the comparison measured."""
+    from deit_tf.evaluation.exports import export_run_onnx, onnx_table
+
+    names = ("run", "out", "labels", "source", "pictures")
+    report = export_run_onnx(**{name: arguments[name] for name in names})
+    console().print(folded(onnx_table(report)))
 
 
 def export_web(arguments: Namespace) -> int:

@@ -16,7 +16,7 @@ from deit_tf.config_files import BOUNDED_YAML
 
 PROGRAM = "deit-tf"
 LAYOUTS = Literal["huggingface", "timm", "keras-hub"]
-MODEL_FORMS = "a run, .keras file, SavedModel, .tflite file or weights; hf://... as well"
+MODEL_FORMS = "a run, .keras file, SavedModel, .tflite or .onnx file or weights; hf://... as well"
 
 
 def new_parser(command: str, description: str) -> ArgumentParser:

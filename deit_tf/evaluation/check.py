@@ -46,8 +46,16 @@ COLUMNS = (
     "",
 )
 REASON = 300  # characters of an error in the table
-# RuntimeError: LiteRT's where a file does not run, gRPC's, and ExportError.
-FAILURES = (RuntimeError, OSError, ValueError, tf.errors.OpError, subprocess.SubprocessError)
+# RuntimeError: LiteRT's where a file does not run, gRPC's, and ExportError; ImportError: a runtime
+# that is not installed.
+FAILURES = (
+    RuntimeError,
+    ImportError,
+    OSError,
+    ValueError,
+    tf.errors.OpError,
+    subprocess.SubprocessError,
+)
 OTHER = Path(__file__).with_name("other_tensorflow.py")
 
 

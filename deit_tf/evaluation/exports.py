@@ -1,5 +1,5 @@
 """Exports of a trained run, compared on its own pictures: `deit-tf export saved-model`, `tflite`,
-`web`.
+`onnx`, `web`.
 
 How a model becomes an artifact: deit_tf/exporting; here it meets its run, and the figures a table.
 """
@@ -17,9 +17,10 @@ from rich.table import Table
 from deit_tf.config import CHANNELS
 from deit_tf.evaluation.pictures import check_counts, held_out, training
 from deit_tf.exporting.compare import device_text, share_text
+from deit_tf.exporting.onnx_file import check_installed, export_onnx
 from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.saved_model import export_saved_model, read_report
-from deit_tf.exporting.sidecar import SUFFIX, add_verified, tflite_description
+from deit_tf.exporting.sidecar import ONNX_SUFFIX, SUFFIX, add_verified, tflite_description
 from deit_tf.exporting.signatures import BYTES, HEADS, IMAGES, ROLLOUT
 from deit_tf.exporting.tflite import check_variant, converted, export_tflite, latencies
 from deit_tf.exporting.web import write_models, write_page
@@ -199,6 +200,47 @@ def export_run_tflite(
     return TFLiteFiles(reports, times, failures, 0 if images is None else len(images))
 
 
+def export_run_onnx(
+    run: str,
+    out: str,
+    *,
+    source: str | None = None,
+    labels: str | None = None,
+    pictures: int = 200,
+) -> dict[str, Any]:
+    """Export a trained model as an ONNX file, run by ONNX Runtime and compared with Keras before it
+    gets its name.
+
+    Args:
+        run: Run directory or .keras file.
+        out: An .onnx file, or a folder for `<model>.onnx`.
+        source: Pictures, as `data.source` of a config; the run's own by default.
+        labels: File of class names, one per line; the run's by default.
+        pictures: Held-out pictures to compare on, at most.
+    Returns:
+        What `export_onnx` returned.
+    Raises:
+        FileNotFoundError: If there is no run, file or source of that name.
+        ImportError: Where tf2onnx, onnx or onnxruntime is not installed.
+        ValueError: If an argument does not fit.
+        ExportError: If it does not convert, or differs from Keras; nothing is left behind.
+    """
+    check_counts(pictures=pictures)
+    check_installed()  # before the pictures are read
+    loaded = load_run(run)
+    warn_if_assumed(loaded, run)
+    compared = held_out(loaded, pictures, source)
+    is_file = Path(out).suffix == ONNX_SUFFIX
+    return export_onnx(
+        loaded.model,
+        out if is_file else Path(out, f"{loaded.name}{ONNX_SUFFIX}"),
+        processor=loaded.processor,
+        labels=_class_names(loaded, labels),
+        images=None if compared is None else compared.images,
+        activation=loaded.activation,
+    )
+
+
 def export_run_web(run: str, out: str, **options: Any) -> TFLiteFiles:
     """Export a trained model as a page that classifies pictures in the browser.
 
@@ -251,6 +293,23 @@ def tflite_table(files: TFLiteFiles) -> Table:
             Path(report["file"]).name,
         )
 
+    return table
+
+
+def onnx_table(report: dict[str, Any]) -> Table:
+    """What `export_run_onnx` measured, as a row."""
+    noise = report["compared_on"] == "noise"
+    compared_on = "noise" if noise else f"{report['images']} held-out images"
+    columns = ("MB", "max diff.", "mean diff.", "top-1", "top-5", "where clear", "file")
+    title = f"ONNX Runtime compared with Keras on {compared_on}; opset {report['opset']}"
+    table = Table(*columns, title=title)
+
+    table.add_row(
+        f"{report['bytes'] / 1e6:.2f}",
+        *(f"{report[key]:.1e}" for key in ("max_difference", "mean_difference")),
+        *(share_text(report["agreement"][key]) for key in ("top1", "top5", "clear")),
+        Path(report["file"]).name,
+    )
     return table
 
 

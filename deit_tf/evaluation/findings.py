@@ -309,7 +309,7 @@ class Findings:
             wrong = export.mismatch(self.run.processor)
             logits = export.load()(images, self.run.processor)
             measured, agreed = deviation(logits, expected), agreement(logits, expected)
-        except (ExportError, ValueError, RuntimeError, OSError) as error:
+        except (ExportError, ImportError, ValueError, RuntimeError, OSError) as error:
             return Artifact(path, size, error=str(error))
 
         if limits is None:

@@ -84,8 +84,8 @@ def open_model(
 
     Args:
         path: A run directory, a .keras file, weights of another library (`hf://` as well), a
-            SavedModel directory (of a version, or of versions, which means the highest) or a
-            .tflite file.
+            SavedModel directory (of a version, or of versions, which means the highest), a .tflite
+            or an .onnx file.
         run: The run whose image processor and labels to use; by default what an export knows of
             itself, then the run that `path` lies in.
         name: Weights of another library: the name of the model, where their files do not tell it.

@@ -17,8 +17,10 @@ from deit_tf.exporting.compare import EXACT, Limits
 from deit_tf.exporting.session import load_saved_model, newest_version
 from deit_tf.exporting.sidecar import (
     GRAPH_FILE,
+    ONNX_SUFFIX,
     SUFFIX,
     Sidecar,
+    onnx_description,
     read_sidecar,
     saved_model_description,
     tflite_description,
@@ -144,10 +146,25 @@ def _locate_tflite(path: Path) -> Path | None:
     return path if path.suffix == SUFFIX and path.is_file() else None
 
 
+def _locate_onnx(path: Path) -> Path | None:
+    return path if path.suffix == ONNX_SUFFIX and path.is_file() else None
+
+
 def _load_tflite(file: Path) -> LoadedExport:
     from deit_tf.exporting.litert import load_tflite
 
-    description, _ = tflite_description(file)
+    _warn_if_unchecked(file, tflite_description(file)[0])
+    return load_tflite(file)
+
+
+def _load_onnx(file: Path) -> LoadedExport:
+    from deit_tf.exporting.onnx_session import OnnxModel
+
+    _warn_if_unchecked(file, onnx_description(file)[0])
+    return OnnxModel(file)
+
+
+def _warn_if_unchecked(file: Path, description: Path) -> None:
     if not description.is_file():
         log.warning(
             "%s has no %s of its export beside it, and so no checksum: damage to its weights would "
@@ -155,7 +172,6 @@ def _load_tflite(file: Path) -> LoadedExport:
             file,
             description.name,
         )
-    return load_tflite(file)
 
 
 def _tflite_devices(
@@ -196,6 +212,15 @@ FORMATS = (
         entries={"": "images"},
         limits=_tflite_limits,
         devices=_tflite_devices,
+    ),
+    Format(
+        name=".onnx file",
+        pattern=f"*{ONNX_SUFFIX}",
+        locate=_locate_onnx,
+        described=onnx_description,
+        load=_load_onnx,
+        entries={"": "images"},
+        limits=lambda _: EXACT,
     ),
 )
 

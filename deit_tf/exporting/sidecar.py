@@ -1,7 +1,7 @@
 """What an exported model knows of itself, as JSON: how to feed it, what its outputs are called.
 
-Beside a `.tflite` file as `<name>.json`, with the class names once more in `labels.txt`, as apps
-read them; in a SavedModel as `assets.extra/model.json`.
+Beside a `.tflite` file as `<name>.json`, beside an ONNX file as `<name>.onnx.json`, with the class
+names once more in `labels.txt`, as apps read them; in a SavedModel as `assets.extra/model.json`.
 """
 
 import logging
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # inside.
 INPUTS = {"float32": "normalized: (pixel / 255 - mean) / std", "uint8": "pixels, 0..255"}
 SUFFIX = ".tflite"
+ONNX_SUFFIX = ".onnx"
 GRAPH_FILE = "saved_model.pb"
 KEYS = ("sha256", "input", "labels")  # what every sidecar has
 PROCESSOR_KEYS = ("image_size", "resize_to", "interpolation", "mean", "std")  # all or none
@@ -64,6 +65,13 @@ class Sidecar:
 def tflite_description(file: Path) -> tuple[Path, Path]:
     """The JSON file that belongs to a .tflite file, and what it carries the checksum of."""
     return file.with_suffix(".json"), file
+
+
+def onnx_description(file: Path) -> tuple[Path, Path]:
+    """The same of an ONNX file; its JSON file keeps the suffix, beside a .tflite file of that
+    name.
+    """
+    return file.with_name(f"{file.name}.json"), file
 
 
 def saved_model_description(version: Path) -> tuple[Path, Path]:

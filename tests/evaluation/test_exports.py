@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import deit_tf
+from deit_tf.cli import main
 from deit_tf.config import DataConfig, StudentConfig, TrainConfig
 from deit_tf.data.folders import hold_out, scan
 from deit_tf.evaluation import exports
@@ -97,6 +98,20 @@ def test_every_form_is_right_as_often_as_its_run(made):
         figures = evaluate(str(made / form), source=photos_of_all)
         assert (figures["top1"], figures["protocol"]) == (expected["top1"], "own")
         assert figures["preprocessing"] == expected["preprocessing"]
+
+
+def test_an_onnx_file_of_a_run(made, capsys):
+    """By the command, then as `predict` and `evaluate` take it, far from its run."""
+    pytest.importorskip("tf2onnx", reason="pip install 'deit_tf[onnx]'")
+    main(["export", "onnx", str(made / "run"), "--out", str(made / "onnx"), "--pictures", "6"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "on 3 held-out images" in shown and "run.onnx" in shown and "3/3" in shown
+    file, source = str(made / "onnx" / "run.onnx"), str(made / "photos")
+    opened = open_model(file)
+    assert opened.labels == NAMES and not opened.assumed
+    assert set(opened.predict(np.zeros((2, 16, 16, 3), np.float32))) == {"mean", "cls", "dist"}
+    expected = evaluate(str(made / "run"), source=source)
+    assert evaluate(file, source=source)["top1"] == expected["top1"]
 
 
 def test_an_older_run_is_evaluated_on_what_it_held_out(tmp_path):

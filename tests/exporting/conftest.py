@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from export_samples import CLASS_NAMES, PROCESSOR
+from export_samples import CLASS_NAMES, HAS_ONNX, PROCESSOR
 
 import deit_tf
+from deit_tf.exporting.onnx_file import export_onnx
 from deit_tf.exporting.saved_model import export_saved_model
 from deit_tf.exporting.tflite import export_tflite
 
@@ -21,11 +22,14 @@ def small_model():
 
 @pytest.fixture(scope="session")
 def small_exports(small_model, tmp_path_factory):
-    """`served/small/1` and `phone/small.tflite`, which takes pixels."""
+    """`served/small/1`, `phone/small.tflite`, which takes pixels, and `onnx/small.onnx` where the
+    packages are there."""
     folder = tmp_path_factory.mktemp("exports")
     options = {"processor": PROCESSOR, "labels": CLASS_NAMES}
     export_saved_model(small_model, folder / "served", name="small", batch_sizes=(1,), **options)
     export_tflite(small_model, folder / "phone" / "small.tflite", input_type="uint8", **options)
+    if HAS_ONNX:
+        export_onnx(small_model, folder / "onnx" / "small.onnx", **options)
     return folder
 
 

@@ -1,5 +1,7 @@
 """What the small exports of conftest.py hold, and ways to damage a file."""
 
+import importlib.util
+
 import deit_tf
 
 CLASS_NAMES = ("ant", "Bär, é", "[/x]", "日本")
@@ -7,6 +9,7 @@ PROCESSOR = deit_tf.ImageProcessor(
     16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), resize_to=20, interpolation="bilinear"
 )
 MUTATIONS = 300
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnx", "onnxruntime"))
 
 
 def damaged(content, random):
