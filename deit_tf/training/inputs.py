@@ -95,7 +95,7 @@ def check_images(images: tf.Tensor, network: keras.Model) -> None:
         kind = type(images).__name__
         found = f"a dict of {', '.join(map(str, images))}" if kind == "dict" else f"a {kind}"
         raise ValueError(
-            f"`x` must be one tensor of images, float [B, {named}], and labels come as `y`. Map a "
+            f"`x` must be images, one float [B, {named}], and labels come as `y`. Map a "
             "data set of dicts to pairs: `dataset.map(lambda row: (row['image'], row['label']))`. "
             f"Received: {found}"
         )
