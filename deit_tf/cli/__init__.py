@@ -156,9 +156,7 @@ def _start(command: Command, verbose: bool) -> None:
         with native_log.quiet_native_log():
             import tensorflow as tf
 
-            # Each is logged once: that there is no GPU's driver, that oneDNN takes no bytes.
-            tf.config.list_physical_devices()
-            tf.transpose(tf.zeros([1, 1], tf.uint8))
+            tf.config.list_physical_devices()  # looks for a GPU's driver, and says so
 
 
 @contextmanager

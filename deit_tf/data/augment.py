@@ -20,6 +20,7 @@ from deit_tf.data.npy import is_npy
 from deit_tf.data.pixel_ops import apply_operation, have_global_generator
 from deit_tf.data.preprocess import normalize
 from deit_tf.data.rand_augment import fill_of, parse_rand_augment, rand_augment
+from deit_tf.data.tracing import traced_once
 
 SOLARIZE_THRESHOLD = 128
 BLUR_RADIUS = (0.1, 2.0)
@@ -249,4 +250,4 @@ def traced_augmentation(
     if config.auto_augment == "keras-cv":  # draws from a generator, a variable: never shared
         return of_bytes
     signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)]
-    return tf.function(of_bytes, input_signature=signature, autograph=False)
+    return traced_once(of_bytes, signature)

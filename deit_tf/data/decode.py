@@ -9,6 +9,7 @@ from deit_tf.data.channels import gray
 from deit_tf.data.headers import has_palette, header_pixels
 from deit_tf.data.npy import decode_npy, is_npy
 from deit_tf.data.orientation import exif_orientation, turn
+from deit_tf.data.tracing import traced_once
 
 
 def decode_channels(encoded: tf.Tensor, channels: int, upright: bool = False) -> tf.Tensor:
@@ -63,7 +64,7 @@ def decode_image(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:
     return turn(image, exif_orientation(encoded)) if upright else image
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once
+@functools.partial(traced_once, signature=[tf.TensorSpec([], tf.string)])
 def _decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     branches = [functools.partial(decode, encoded) for decode in (_decode_jpeg, _decode_other)]
     image = tf.cond(tf.io.is_jpeg(encoded), *branches)

@@ -8,13 +8,15 @@ import functools
 
 import tensorflow as tf
 
+from deit_tf.data.tracing import traced_once
+
 LOOKED_THROUGH = 1 << 17  # bytes: segments before the picture have at most 64 KB each
 _TAG, _SHORT = 0x0112, 3
 _EXIF = tuple(b"Exif\0\0")
 _ENTRY = 12  # bytes of an entry: tag, type, count, value
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)  # traced once
+@functools.partial(traced_once, signature=[tf.TensorSpec([], tf.string)])
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     """The orientation of an image file, int32 [], 1 to 8.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deit_tf.config import IMAGENET_MEAN, PerChannel
 from deit_tf.data.pixel_ops import apply_operation
+from deit_tf.data.tracing import traced_once
 
 RAND_AUGMENT_OPS = (
     "auto_contrast",
@@ -221,4 +222,4 @@ def _apply_one(
     return tf.switch_case(branch, branches)
 
 
-_traced_apply_one = tf.function(_apply_one, autograph=False)
+_traced_apply_one = traced_once(_apply_one)
