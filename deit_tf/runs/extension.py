@@ -12,6 +12,7 @@ from deit_tf.config import TrainConfig
 from deit_tf.files import read_json
 from deit_tf.runs.folder import RunFolder
 from deit_tf.training.best import BestEpochs
+from deit_tf.training.checkpoints import Checkpoints
 from deit_tf.training.optim import build_schedule
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def say_schedule(
     folder: RunFolder, config: TrainConfig, epochs_before: int, steps_per_epoch: int
 ) -> None:
     """Say how the learning rate goes on where a run is extended from as many epochs."""
-    steps = folder.steps_so_far
+    steps = Checkpoints(folder.checkpoints, keep=1, writes=False).last_step()
     then, now = (
         build_schedule(config.optim, config.data.batch_size, steps_per_epoch, epochs)
         for epochs in (epochs_before, config.epochs)

@@ -188,12 +188,6 @@ class RunFolder:
         return any(self.checkpoints.glob("*.safetensors"))
 
     @property
-    def steps_so_far(self) -> int:
-        """Steps of its last checkpoint."""
-        files = sorted(self.checkpoints.glob("step-*.safetensors"))
-        return int(files[-1].stem.removeprefix("step-")) if files else 0
-
-    @property
     def split_rule(self) -> SplitRule:
         """How the run splits a folder without splits; what it has begun with, it keeps to.
 

@@ -71,6 +71,11 @@ class Checkpoints:
         """All of them, the oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
+    def last_step(self) -> int:
+        """Steps of the whole run at the last of them; 0 where there is none."""
+        files = self.files()
+        return int(files[-1].stem.removeprefix("step-")) if files else 0
+
     def write(self, variables: dict[str, keras.Variable], position: Position, steps: int) -> None:
         """Write one, and remove what is too old.
 
