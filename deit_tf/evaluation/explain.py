@@ -124,7 +124,7 @@ def explain_files(
     Args:
         path: A DeiT: a run, a `.keras` file or weights, as `open_model` takes them.
         images: Files.
-        out: Folder for the PNG files and `explain.html`; made where it is missing.
+        out: Folder for the PNG files and `explain.html`; made where there is something to show.
         run: As in `open_model`.
         name: As in `open_model`.
         batch_size: Images per step.
@@ -149,9 +149,7 @@ def explain_files(
             f"{opened.network.name}. `predict` names what it sees."
         )
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write(opened, Path(path).name or opened.network.name, batches, folder)
+    return _write(opened, Path(path).name or opened.network.name, batches, Path(out))
 
 
 def _write(
@@ -165,6 +163,8 @@ def _write(
     for batch in batches:
         answers, explanations = _explain_batch(opened, *networks, batch)
         of_file = iter(explanations)
+        if explanations:
+            folder.mkdir(parents=True, exist_ok=True)
         for answer in answers:
             if "error" not in answer:
                 explanation = next(of_file)

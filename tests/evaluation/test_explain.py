@@ -53,11 +53,13 @@ def test_a_png_file_for_each_picture_and_one_page(page):
 
 def test_broken_files_are_named_at_the_end(made, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["explain", f"{made}/student.keras", f"{made}/pictures/broken.jpg", "--out", "out"])
+        out = str(tmp_path / "out")
+        main(["explain", f"{made}/student.keras", f"{made}/pictures/broken.jpg", "--out", out])
     printed = capsys.readouterr()
     assert stop.value.code == 1 and printed.out == ""
     assert printed.err.splitlines()[-2] == "Passed over 1 of 1 files:"
     assert "broken.jpg is no image" in printed.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_page_shows_what_each_head_says(made, page):
