@@ -1,19 +1,17 @@
-"""The original's optimizers, AdamW and DeiT III's LAMB, under a warmed-up cosine
+"""The original's optimizers, AdamW (adamw.py) and DeiT III's LAMB, under a warmed-up cosine
 (facebookresearch/deit main.py, README_revenge.md; timm 0.3.2 cosine_lr.py).
 """
 
 import math
-import re
 
 import keras
 from keras import ops
 
 from deit_tf.config import OptimConfig
+from deit_tf.training.adamw import AdamW
+from deit_tf.training.layer_decay import LayerDecay
 
 REFERENCE_BATCH = 512
-# Rank-1 weights are not decayed either: biases and norms. dist_token is decayed, as in the
-# original.
-NOT_DECAYED = ("pos_embed", "cls_token")
 
 
 def scaled_lr(config: OptimConfig, batch_size: int) -> float:
@@ -79,76 +77,6 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             "min_lr": self.min_lr,
             "held_steps": self.held_steps,
         }
-
-
-class LayerDecay:
-    """Mix-in of an optimizer: the original's rule of what is decayed, and learning rates that fall
-    from block to block.
-
-    Both are worked out whenever the optimizer is built, so that they outlive saving and loading,
-    where Keras forgets `exclude_from_weight_decay`.
-
-    Source: timm 0.3.2 optim_factory.py, add_weight_decay, with the model's no_weight_decay(); for
-        `layer_decay` timm's param_groups_layer_decay.
-    """
-
-    layer_decay = 1.0
-
-    def build(self, variables):
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(
-                f"`layer_decay` lies in (0, 1]. Received: layer_decay={self.layer_decay}"
-            )
-        if not self.built:
-            self.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
-            scales = layer_scales(variables, self.layer_decay)
-            self._scales = {
-                self._var_key(v): scale for v, scale in zip(variables, scales, strict=True)
-            }
-        super().build(variables)
-
-    def scale_of(self, variable) -> float:
-        """Factor of the learning rate of a variable."""
-        return self._scales[self._var_key(variable)]
-
-    def get_config(self):
-        return {**super().get_config(), "layer_decay": self.layer_decay}
-
-
-@keras.saving.register_keras_serializable("deit_tf")
-class AdamW(LayerDecay, keras.optimizers.AdamW):
-    """keras.optimizers.AdamW with the original's rule of what is decayed, and its epsilon.
-
-    Takes the arguments of keras.optimizers.AdamW as well.
-
-    Args:
-        layer_decay: Factor in (0, 1] of the learning rate, weight decay included, from each block
-            to the one below it; 1 trains all layers alike.
-    """
-
-    def __init__(
-        self,
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        layer_decay: float = 1.0,
-        **kwargs,
-    ):
-        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
-        self.layer_decay = layer_decay
-
-    def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, learning_rate * self.scale_of(variable))
-
-    def _apply_weight_decay(self, variables):
-        # Keras decays all variables by one rate: one call for each rate that there is.
-        rate = self.weight_decay
-        for scale in sorted({self.scale_of(v) for v in variables}):
-            self.weight_decay = rate * scale
-            super()._apply_weight_decay([v for v in variables if self.scale_of(v) == scale])
-        self.weight_decay = rate
 
 
 @keras.saving.register_keras_serializable("deit_tf")
@@ -256,32 +184,6 @@ def _trust_ratio(weight, direction):
     numerator, norm = (ops.sqrt(ops.sum(ops.square(each))) for each in (weight, direction))
     nothing = (numerator == 0) | (norm == 0)
     return ops.where(nothing, 1.0, numerator / ops.where(nothing, 1.0, norm))
-
-
-def layer_scales(variables: list[keras.Variable], layer_decay: float) -> list[float]:
-    """Factor of the learning rate for each variable: 1 for norm and heads, less by one power for
-    each layer down.
-
-    The last block has power 1, the first as many as there are blocks, patches and tokens one more.
-    """
-    blocks = [
-        int(found[1]) if (found := re.search(r"(?:^|/)blocks\.(\d+)/", v.path)) else None
-        for v in variables
-    ]
-    depth = max((block + 1 for block in blocks if block is not None), default=0)
-
-    def power(variable, block):
-        if block is not None:
-            return depth - block
-        below = re.search(r"(?:^|/)(?:patch_embed|tokens|mask_patches)/", variable.path)
-        return depth + 1 if below else 0
-
-    return [layer_decay ** power(v, block) for v, block in zip(variables, blocks, strict=True)]
-
-
-def is_decayed(variable: keras.Variable) -> bool:
-    """Whether the original decays a weight: kernels and the distillation token, nothing else."""
-    return len(variable.shape) > 1 and variable.name not in NOT_DECAYED
 
 
 def build_schedule(

@@ -219,6 +219,15 @@ class Trainer(keras.Model):
         """
         called(self.network).export(filepath, format=format, **kwargs)
 
+    def make_train_function(self, force=False):
+        """As of keras.Model. The optimizer's variables come first: a function that makes variables
+        is traced twice.
+        """
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.learned)
+        return super().make_train_function(force)
+
     def train_step(self, data):
         """Update the network once on `data`, this replica's share of the batch.
 
@@ -236,9 +245,10 @@ class Trainer(keras.Model):
         norm = tf.linalg.global_norm(gradients)  # of the whole batch, times scale
         if self.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * scale, use_norm=norm)
-        # Keras adds up gradients over the replicas, which hold the same here.
-        shares = [gradient / context.num_replicas_in_sync for gradient in gradients]
-        self.optimizer.apply(shares, self.learned)
+        if context.num_replicas_in_sync > 1:
+            # Keras adds up gradients over the replicas, which hold the same here.
+            gradients = [gradient / context.num_replicas_in_sync for gradient in gradients]
+        self.optimizer.apply(gradients, self.learned)
         # A non-finite gradient is applied, and shows, unless the loss is scaled: then the optimizer
         # skips the step.
         finite = tf.math.is_finite(norm)

@@ -9,16 +9,8 @@ import pytest
 
 import deit_tf
 from deit_tf.config import OptimConfig
-from deit_tf.training.optim import (
-    SGD,
-    AdamW,
-    Lamb,
-    WarmupCosine,
-    build_optimizer,
-    is_decayed,
-    layer_scales,
-    scaled_lr,
-)
+from deit_tf.training.layer_decay import is_decayed, layer_scales
+from deit_tf.training.optim import SGD, AdamW, Lamb, WarmupCosine, build_optimizer, scaled_lr
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
