@@ -18,8 +18,10 @@ from deit_tf.data.order import WHOLE, Part, Rows, group_size
 from deit_tf.data.preprocess import ImageProcessor
 from deit_tf.data.sources import Source
 from deit_tf.data.stream import MASK, MIX, Stream, item_seed, parallel_calls, root_key
+from deit_tf.data.tracing import as_written
 
 
+@as_written
 def train_dataset(
     source: Source,
     data: DataConfig,
@@ -101,6 +103,7 @@ def _joined(groups: tf.data.Dataset, rows: Rows) -> tf.data.Dataset:
     return groups.map(lambda *batch: tuple(x[first:stop] for x in batch))
 
 
+@as_written
 def masked_dataset(
     source: Source,
     data: DataConfig,
@@ -144,6 +147,7 @@ def masked_dataset(
     return stream.counted(stream.items(draw).batch(rows.count, drop_remainder=True))
 
 
+@as_written
 def masked_eval_dataset(
     source: Source,
     data: DataConfig,
@@ -177,6 +181,7 @@ def masked_eval_dataset(
     return _once(source, data, prepare, part)
 
 
+@as_written
 def eval_dataset(
     source: Source,
     data: DataConfig,
@@ -233,6 +238,7 @@ def _once(
     return items.batch(rows.count).prefetch(tf.data.AUTOTUNE)
 
 
+@as_written
 def sample(source: Source, processor: ImageProcessor, count: int) -> list[tuple[dict, np.ndarray]]:
     """Up to `count` items from all over a source, always the same; files that do not decode are
     left out.

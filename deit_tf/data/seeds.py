@@ -4,6 +4,8 @@ import zlib
 
 import tensorflow as tf
 
+from deit_tf.data.tracing import as_written
+
 _NOT_AUGMENTED = ("bounding_boxes", "keypoints", "segmentation_masks")
 
 
@@ -15,6 +17,10 @@ class Seeded:
     seed of a generator that begins at the layer's `seed`: the same bytes where the calls come in
     the same order.
     """
+
+    @as_written
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
 
     def _given_seed(self, inputs: dict) -> tf.Tensor:
         refused = [key for key in _NOT_AUGMENTED if key in inputs]
