@@ -20,6 +20,7 @@ class Seeded:
 
     @as_written
     def __call__(self, *args, **kwargs):
+        """As of a Keras layer."""
         return super().__call__(*args, **kwargs)
 
     def _given_seed(self, inputs: dict) -> tf.Tensor:

@@ -36,14 +36,14 @@ def folder(tmp_path_factory):
     """A run on the digits, untrained but with logits that count, and its exports."""
     root = tmp_path_factory.mktemp("check")
     keras.utils.set_random_seed(0)
-    model = deit_tf.create_model("deit_test", num_classes=10, image_size=16)
+    model = deit_tf.create_model("deit_test", num_classes=10, image_size=16, depth=1)
     for name in ("head", "head_dist"):
         model.get_layer(name).kernel.assign(model.get_layer(name).kernel * 20)
     run = root / "run"
     run.mkdir()
     model.save(run / "student.keras")
     config = {
-        "model": {"name": "deit_test", "image_size": 16},
+        "model": {"name": "deit_test", "image_size": 16, "depth": 1},
         "data": {"source": "digits", "crop_ratio": 1.0},
     }
     run.joinpath("config.yaml").write_text(yaml.safe_dump(config))

@@ -31,7 +31,7 @@ VARIANTS = tuple(TOLERANCES)  # int8: tests/test_quantize.py
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
-    model = deit_tf.create_model("deit_test", num_classes=10, drop_path_rate=0.1)
+    model = deit_tf.create_model("deit_test", num_classes=10, drop_path_rate=0.1, depth=1)
     for name in (
         "head",
         "head_dist",
@@ -175,7 +175,7 @@ def test_times_are_taken_in_turns(exported, images):
 def test_graph_has_a_fixed_batch(exported):
     report, file = exported["float32"]
     assert not {"SHAPE", "PACK", "BROADCAST_TO", "REDUCE_PROD"} & set(report["ops"])
-    assert [report["ops"][op] for op in ("SOFTMAX", "GELU", "CONV_2D")] == [2, 2, 1]
+    assert [report["ops"][op] for op in ("SOFTMAX", "GELU", "CONV_2D")] == [1, 1, 1]
     assert litert.load_tflite(file).image_size == (32, 32)
 
 
