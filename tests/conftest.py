@@ -5,7 +5,7 @@ import os
 import tempfile
 
 import pytest
-from slow import SLOW
+from slow import is_slow
 
 import deit_tf  # noqa: F401, before any test loads TensorFlow: it asks for the oneDNN kernels
 
@@ -25,6 +25,5 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Mark the slow ones."""
     for item in items:
-        place = item.nodeid.removeprefix("tests/")
-        if any(place.startswith(names) for names in SLOW.values()):
+        if is_slow(item.nodeid.removeprefix("tests/"), item.fixturenames):
             item.add_marker(pytest.mark.slow)

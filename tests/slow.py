@@ -1,10 +1,11 @@
 """The tests that `make test` leaves to `make test-slow`, by kind, which is the reason.
 
-Of a test of many cases those that `make test` leaves out are marked where they stand: it keeps one
-of each kind.
+A place is a file and the beginning of a test's name, or `(fixture)`: all tests that need it. Of a
+test of many cases `make test` keeps one of each kind; those that it leaves out are in brackets here,
+or marked where they stand.
 """
 
-# Kind: the tests, by file and the beginning of the name.
+# Kind: the places of the tests.
 SLOW = {
     "many replicas or workers, each case in processes of its own": (
         "training/test_replicas.py::test_two_replicas_make_the_same_update",
@@ -15,7 +16,6 @@ SLOW = {
         "training/test_replicas.py::test_replicas_micro_batches_and_steps_draw_masks_of_their_own",
         "data/test_pipeline.py::test_two_replicas_share_one_global_batch",
         "models/test_masked.py::test_two_replicas_train_as_one",
-        "evaluation/test_evaluate.py::test_two_replicas_count_as_one",
     ),
     "runs that are killed and go on": (
         "training/test_checkpoints.py::test_a_killed_run_ends_with_the_same_bits",
@@ -24,10 +24,11 @@ SLOW = {
         "docs/test_ablation.py::test_every_arm_on_digits_killed_once",
     ),
     "whole commands, each with a training of its own": (
+        "test_keras_student.py::(run)",
+        "planning/test_lr_range.py::(seen)",
+        "planning/test_plan.py::(found)",
         "test_train.py::test_compare_and_models",
-        "test_keras_student.py::test_what_it_has_not_is_refused_in_a_line",
         "planning/test_plan.py::test_the_command_says_where_nothing_fits",
-        "planning/test_lr_range.py::test_the_suggestion_lies_on_the_descent",
         "docs/test_examples.py::test_retrieval",
         "weights/test_weight_files.py::test_a_teacher_starts_from_weights",
         "test_train.py::test_the_same_seed_trains_the_same_student",
@@ -36,17 +37,12 @@ SLOW = {
         "test_train.py::test_a_stopped_teacher_goes_on_where_the_config_names_it",
         "test_train.py::test_mimetic_init_is_that_of_the_seed",
         "test_older_runs.py::test_it_goes_on",
-        "test_keras_student.py::test_it_trains_with_its_own_preprocessing",
-        "test_keras_student.py::test_every_command_takes_its_run",
         "data/test_unreadable.py::test_a_training_names_the_picture",
         "data/test_unreadable.py::test_without_the_check_before",
         "docs/test_ablation.py::test_the_reference_gets_a_run_as_it_trains_here",
         "docs/test_ablation.py::test_a_run_is_measured_by_each_head_and_its_tokens",
         "docs/test_augmentation_page.py::test_the_script_runs",
         "docs/test_gpu_check.py::test_the_loss_is_scaled_on_a_cpu_too",
-        "planning/test_plan.py::test_steps_parameters_and_operations",
-        "planning/test_plan.py::test_less_memory_takes_more_micro_batches",
-        "planning/test_lr_range.py::test_the_loss_falls_and_then_blows_up",
         "planning/test_plan.py::test_the_command_measures",
         "planning/test_lr_range.py::test_the_command_with_rates_as_they_are",
         "test_one_channel.py::test_a_gray_run",
@@ -118,7 +114,8 @@ SLOW = {
     ),
     "a server under load": ("export/test_serve_load.py::test_a_server_under_load",),
     "quantization of several models": (
-        "exporting/test_quantize.py::test_int8_is_small",
+        "exporting/test_quantize.py::(exported)",
+        "exporting/test_quantize.py::test_the_second_norm",
         "exporting/test_quantize.py::test_smoothing_takes",
         "exporting/test_quantize.py::test_channels_that_a_norm_damps",
         "exporting/test_quantize.py::test_int8_takes_pixels",
@@ -127,6 +124,10 @@ SLOW = {
         "exporting/test_quantize.py::test_smoothing_makes_int8_better_where_there_are_outliers",
     ),
     "training steps traced twice or more, or compiled by XLA": (
+        "distillation/test_distiller.py::test_heads_without_a_teacher",
+        "distillation/test_distiller.py::test_the_gradient_norm_is_that_of_the_loss[8",
+        "distillation/test_student.py::test_every_kind_trains_one_head[soft",
+        "distillation/test_student.py::test_every_kind_trains_one_head[none",
         "planning/test_graph.py::test_computing_again",
         "distillation/test_distiller.py::test_files_hold_the_student_once",
         "distillation/test_distiller.py::test_the_class_head_learns_each_class",
@@ -161,26 +162,16 @@ SLOW = {
         "planning/test_graph.py::test_memory_is_a_constant",
     ),
     "labels made ahead: a teacher, a stream and a cache for each case": (
-        "distillation/test_teacher_labels.py::test_a_difference_is_refused_by_name",
-        "distillation/test_teacher_labels.py::test_true_labels_do_not_matter",
-        "distillation/test_teacher_labels.py::test_what_is_complete_is_not_made_again",
-        "distillation/test_teacher_labels.py::test_a_flipped_byte",
-        "distillation/test_teacher_labels.py::test_another_teacher_is_refused_by_name",
-        "distillation/test_teacher_labels.py::test_a_stream_",
-        "distillation/test_teacher_labels.py::test_held_out_labels_follow_any_batching",
-        "distillation/test_teacher_labels.py::test_each_worker_has_the_labels_of_its_share",
-        "distillation/test_teacher_labels.py::test_soft_labels_reproduce",
-        "distillation/test_teacher_labels.py::test_training_from_labels",
+        "distillation/test_teacher_labels.py::(cache)",
+        "distillation/test_teacher_labels.py::(soft_cache)",
     ),
     "exports, each converted, verified and compared anew": (
-        "evaluation/test_exports.py::test_an_export_opens",
-        "evaluation/test_exports.py::test_pixels_go",
-        "evaluation/test_exports.py::test_a_run_is_exported",
-        "evaluation/test_exports.py::test_a_run_that_is_named",
-        "evaluation/test_check.py::test_everything_agrees",
-        "evaluation/test_check.py::test_why_no_gpu",
-        "evaluation/test_check.py::test_pictures_of_which_none",
-        "evaluation/test_check.py::test_pictures_come",
+        "evaluation/test_check.py::(folder)",
+        "evaluation/test_exports.py::(made)",
+        "evaluation/test_exports.py::test_an_older_run",
+        "exporting/test_sidecar.py::test_any_damage_to_the_verification",
+        "exporting/test_accelerators.py::test_nothing_in_a_file_is_beyond_a_gpu[float16-uint8",
+        "exporting/test_accelerators.py::test_nothing_in_a_file_is_beyond_a_gpu[dynamic_int8-uint8",
         "exporting/test_sidecar.py::test_any_damage_to_the_json_of_a_saved_model",
         "exporting/test_saved_model.py::test_tracked_model",
         "exporting/test_saved_model.py::test_failed_verification",
@@ -188,22 +179,8 @@ SLOW = {
         "exporting/test_saved_model.py::test_another_preprocessing",
         "exporting/test_saved_model.py::test_weights_written_twice",
         "exporting/test_accelerators.py::test_models_of_older_files",
-        "evaluation/test_exports.py::test_an_old",
-        "evaluation/test_exports.py::test_a_bare_model",
-        "evaluation/test_exports.py::test_variants_are_compared",
-        "evaluation/test_exports.py::test_the_float32_file_is_made_once",
-        "evaluation/test_exports.py::test_files_that_cannot_be_timed",
         "evaluation/test_exports.py::test_the_model_in_bfloat16",
-        "evaluation/test_exports.py::test_what_does_not_fit",
-        "evaluation/test_exports.py::test_an_export_is_not_taken_for_that_of_the_run",
         "evaluation/test_check.py::test_a_run_in_bfloat16",
-        "evaluation/test_check.py::test_a_gpu_that_disagrees",
-        "evaluation/test_check.py::test_another_model_disagrees",
-        "evaluation/test_check.py::test_an_export_for_other_images",
-        "evaluation/test_check.py::test_pictures_come_from_all_over_the_data",
-        "evaluation/test_check.py::test_nothing_to_compare",
-        "evaluation/test_check.py::test_what_does_not_answer",
-        "evaluation/test_evaluate.py::test_convert_and_evaluate",
         "exporting/test_saved_model.py::test_plain_model_few_classes_any_shape",
         "exporting/test_saved_model.py::test_mixed_precision",
         "exporting/test_saved_model.py::test_an_export_without_warmup",
@@ -222,13 +199,10 @@ SLOW = {
         "models/test_features.py::test_exports_give_the_same",
     ),
     "reports and evaluations, each of a run of its own": (
+        "evaluation/test_evaluate.py::(made)",
         "evaluation/test_preview.py::test_the_sheet_shows",
-        "evaluation/test_evaluate.py::test_all_forms",
         "evaluation/test_predict.py::test_broken_files_cost_no_answers_whatever_the_batch[1",
         "evaluation/test_predict.py::test_broken_files_cost_no_answers_whatever_the_batch[32",
-        "evaluation/test_evaluate.py::test_each_number",
-        "evaluation/test_evaluate.py::test_every_form",
-        "evaluation/test_evaluate.py::test_predict_prints",
         "evaluation/test_report.py::test_sections_of_a_teacher",
         "evaluation/test_report.py::test_a_teacher_tells",
         "evaluation/test_report.py::test_figures_are_those",
@@ -243,3 +217,13 @@ SLOW = {
         "evaluation/test_evaluate.py::test_a_split_of_tensorflow_datasets",
     ),
 }
+
+
+def is_slow(place: str, fixtures: list[str]) -> bool:
+    """Whether a test, `file::name`, that needs these fixtures is set aside."""
+    file = place.partition("::")[0]
+    starts = (place, *(f"{file}::({fixture})" for fixture in fixtures))
+    return any(start.startswith(slow) for slow in _PLACES for start in starts)
+
+
+_PLACES = [place for places in SLOW.values() for place in places]
