@@ -1,8 +1,8 @@
 """The tests that `make test` leaves to `make test-slow`, by kind, which is the reason.
 
 A place is a file and the beginning of a test's name, or `(fixture)`: all tests that need it. Of a
-test of many cases `make test` keeps one of each kind; those that it leaves out are in brackets here,
-or marked where they stand.
+test of many cases `make test` keeps one of each kind; the others are in brackets here, or marked
+where they stand.
 """
 
 # Kind: the places of the tests.
@@ -72,6 +72,7 @@ SLOW = {
         "distillation/test_teacher_labels.py::test_labels_judge_held_out_images",
     ),
     "whole epochs of a pipeline, read several times over, or traced in a new process": (
+        "test_multilabel_run.py::test_mixing_mixes",
         "data/test_augment.py::test_odd_files_in_every_recipe[deit",
         "data/test_augment.py::test_jitter_draws_the_law",
         "data/test_mixing.py::test_probability_and_single",
@@ -124,6 +125,7 @@ SLOW = {
         "exporting/test_quantize.py::test_smoothing_makes_int8_better_where_there_are_outliers",
     ),
     "training steps traced twice or more, or compiled by XLA": (
+        "models/test_remat.py::test_gradients_are_the_same_bits_under_the_same_masks[of",
         "distillation/test_distiller.py::test_heads_without_a_teacher",
         "distillation/test_distiller.py::test_the_gradient_norm_is_that_of_the_loss[8",
         "distillation/test_student.py::test_every_kind_trains_one_head[soft",
@@ -166,6 +168,8 @@ SLOW = {
         "distillation/test_teacher_labels.py::(soft_cache)",
     ),
     "exports, each converted, verified and compared anew": (
+        "exporting/test_sidecar.py::test_class_names_in_a_saved_model",
+        "exporting/test_outputs.py::test_each_output_equals_keras[int8",
         "evaluation/test_check.py::(folder)",
         "evaluation/test_exports.py::(made)",
         "evaluation/test_exports.py::test_an_older_run",
@@ -199,15 +203,12 @@ SLOW = {
         "models/test_features.py::test_exports_give_the_same",
     ),
     "reports and evaluations, each of a run of its own": (
+        "evaluation/test_report.py::(runs)",
+        "evaluation/test_evaluate.py::test_a_tflite_file_outside",
         "evaluation/test_evaluate.py::(made)",
         "evaluation/test_preview.py::test_the_sheet_shows",
         "evaluation/test_predict.py::test_broken_files_cost_no_answers_whatever_the_batch[1",
         "evaluation/test_predict.py::test_broken_files_cost_no_answers_whatever_the_batch[32",
-        "evaluation/test_report.py::test_sections_of_a_teacher",
-        "evaluation/test_report.py::test_a_teacher_tells",
-        "evaluation/test_report.py::test_figures_are_those",
-        "evaluation/test_report.py::test_a_run_without_its_data",
-        "evaluation/test_report.py::test_a_folder_of_exports",
         "evaluation/test_preview.py::test_a_narrow_sheet",
         "evaluation/test_preview.py::test_a_masked_run",
         "evaluation/test_evaluate.py::test_real_labels",

@@ -35,9 +35,10 @@ def trained(optimizer):
     return [variable.numpy() for variable in (*weights, *optimizer.variables)]
 
 
-@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
-@pytest.mark.parametrize("small", [0, 100, adamw.SMALL])  # alone, some together, all together
-def test_together_they_get_the_bits_of_each_alone(monkeypatch, layer_decay, small):
+@pytest.mark.parametrize(  # alone, some together, all together
+    ("small", "layer_decay"), [(0, 0.75), (100, 1.0), (100, 0.75), (adamw.SMALL, 1.0)]
+)
+def test_together_they_get_the_bits_of_each_alone(monkeypatch, small, layer_decay):
     monkeypatch.setattr(adamw, "SMALL", small)
     together, alone = (trained(made(1e-2, layer_decay=layer_decay)) for made in (AdamW, OneByOne))
     for a, b in zip(together, alone, strict=True):
