@@ -19,7 +19,6 @@ _SEVERITY = re.compile(r"(?:\d{4}-\d\d-\d\d \S+ )?([IWEF])(?:\d{4} | )\S")
 _ERROR_WORDS = re.compile(r"\b(error|fatal|failed)\b", re.IGNORECASE)
 _FALSE_ALARMS = (
     "UNKNOWN ERROR (303)",  # cuInit on a machine without a GPU's driver
-    "only on platforms with AVX-512. Falling back",  # oneDNN, at the first bytes that it meets
 )
 
 

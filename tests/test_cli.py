@@ -360,7 +360,6 @@ I0000 00:00:1795821545.064446   16123 cudart_stub.cc:31] Could not find cuda dri
 To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow
 INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
 E0000 00:00:1.5 9 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)
-E0000 00:00:1.5 9 u.cc:1] oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back
 """
 ERRORS = """E0000 00:00:1795821545.064446   16123 x.cc:3] out of memory
 2026-11-27 12:00:00.123456: F tensorflow/core/x.cc:3] cannot go on

@@ -43,8 +43,17 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _turned(image: tf.Tensor, axes: list[int], on_its_side: bool) -> tf.Tensor:
     # In the branch: what stands outside of it is computed for upright images as well.
-    source = tf.transpose(image, [1, 0, 2]) if on_its_side else image
+    source = _transposed(image) if on_its_side else image
     return tf.reverse(source, axes) if axes else tf.identity(source)
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    """[H, W, 3] to [W, H, 3], by the places of its pixels: of a transpose of bytes oneDNN complains
+    in every process, where the CPU has no AVX512.
+    """
+    height, width, channels = tf.unstack(tf.shape(image))
+    places = tf.range(width)[:, None] + width * tf.range(height)[None, :]  # [W, H]
+    return tf.gather(tf.reshape(image, [-1, channels]), places)
 
 
 def _of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
