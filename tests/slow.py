@@ -171,6 +171,7 @@ SLOW = {
         "exporting/test_sidecar.py::test_class_names_in_a_saved_model",
         "exporting/test_outputs.py::test_each_output_equals_keras[int8",
         "evaluation/test_check.py::(folder)",
+        "evaluation/test_runtimes.py::test_each_runtime_answers_as_keras_and_is_made_once[saved",
         "evaluation/test_exports.py::(made)",
         "evaluation/test_exports.py::test_an_older_run",
         "exporting/test_sidecar.py::test_any_damage_to_the_verification",

@@ -182,6 +182,7 @@ def _predict(arguments: Namespace) -> int | None:
         run=arguments.run,
         name=arguments.model,
         batch_size=arguments.batch_size,
+        runtime=arguments.runtime,
     )
     failed: list[dict] = []
     answers = track(answers, "Predicting", total=len(files), transient=True)

@@ -16,6 +16,7 @@ from deit_tf.config_files import BOUNDED_YAML
 
 PROGRAM = "deit-tf"
 LAYOUTS = Literal["huggingface", "timm", "keras-hub"]
+RUNTIMES = Literal["keras", "savedmodel", "litert"]  # as of deit_tf.evaluation.runtimes
 MODEL_FORMS = "a run, .keras file, SavedModel, .tflite or .onnx file or weights; hf://... as well"
 
 
@@ -204,6 +205,12 @@ def prediction_parser(command: str, description: str) -> ArgumentParser:
     """A model, and image files in any number."""
     parser = _images_parser(command, description, MODEL_FORMS)
     parser.add_argument("--top", type=int, default=5, help="classes to name for each")
+    parser.add_argument(
+        "--runtime",
+        type=RUNTIMES | None,
+        help="what runs a run: keras, or an export that is made and checked at its first use; by "
+        "default keras, and litert for few pictures on a CPU where its file is there",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     parser.add_argument(
         "--out", help="write a file instead: .jsonl (a JSON object per line), .json or .csv"

@@ -17,6 +17,7 @@ import tensorflow as tf
 from deit_tf.config import TrainConfig
 from deit_tf.data import ImageProcessor
 from deit_tf.data.folders import IMAGE_SUFFIXES, SplitRule, all_images
+from deit_tf.evaluation.runtimes import Runtime, runtime_path
 from deit_tf.exporting.activations import ACTIVATIONS, SOFTMAX
 from deit_tf.exporting.formats import Export, LoadedExport, find_export
 from deit_tf.exporting.sidecar import Sidecar
@@ -142,6 +143,7 @@ def predict_files(
     run: str | None = None,
     name: str | None = None,
     batch_size: int = 32,
+    runtime: Runtime | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Name what is in image files, however many.
 
@@ -152,17 +154,19 @@ def predict_files(
         run: As in `open_model`.
         name: As in `open_model`.
         batch_size: Images per step.
+        runtime: What runs a run or a .keras file, as `runtime_path` of runtimes.py takes it.
     Returns:
         Per file `image` and `classes`, a list of `class`, `label` and `probability`, most probable
         first; or `image` and `error`, where the file cannot be read.
     Raises:
         FileNotFoundError: If the model is not there.
-        ValueError: If `top` or `batch_size` is not positive.
+        ValueError: If `top` or `batch_size` is not positive, or `runtime` does not fit.
+        ExportError: As of `runtime_path`.
     """
     if top < 1:
         raise ValueError(f"`top` is a number of classes from 1. Received: {top}")
     batches = in_batches(images, batch_size)
-    opened = open_model(path, run, name)
+    opened = open_model(runtime_path(path, runtime, len(images)), run, name)
     return (answer for batch in batches for answer in _predict_batch(opened, batch, top))
 
 

@@ -93,7 +93,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     """
     if not is_keras(path):
         return _foreign_run(path, name)
-    file = _model_file(Path(path))
+    file = model_file(Path(path))
     model, folder = called(load_keras(file)), file.parent
     config = run_config(folder)
 
@@ -175,7 +175,7 @@ def load_model(path: str | Path) -> keras.Model:
         FileNotFoundError: If there is no model at `path`.
         ValueError: If the file is damaged.
     """
-    return called(load_keras(_model_file(Path(path))))
+    return called(load_keras(model_file(Path(path))))
 
 
 def class_order(names: Sequence[str], labels: Sequence[str] | None, classes: int) -> list[int]:
@@ -219,7 +219,7 @@ def _is_imagenet_v2(names: Sequence[str], labels: Sequence[str]) -> bool:
     return words and len(names) == len(labels) == 1000
 
 
-def _model_file(path: Path) -> Path:
+def model_file(path: Path) -> Path:
     """The model file of a run folder, or the file itself."""
     file = RunFolder(path).find_model() if path.is_dir() else path
     if file is None or file.suffix != ".keras" or not file.is_file():
