@@ -202,10 +202,13 @@ def read_batch(
             answer["error"] = str(error) or type(error).__name__
             return None
 
+    # The first by itself: it traces what the others share, for which all threads would wait, and
+    # TensorFlow would warn of as many traces.
+    found = [*map(read, answers[:1])]
     with ThreadPoolExecutor() as threads:  # decoding takes as long as a small model
-        pixels = [each for each in threads.map(read, answers) if each is not None]
+        found += threads.map(read, answers[1:])
     nothing = np.zeros((0, *processor.size, processor.num_channels), np.float32)
-    return answers, np.concatenate([nothing, *pixels])
+    return answers, np.concatenate([nothing, *(each for each in found if each is not None)])
 
 
 def _files_of(match: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from deit_tf.exporting.compare import ExportError
 from deit_tf.exporting.flatbuffer import IDENTIFIER
 from deit_tf.exporting.sidecar import read_sidecar, tflite_description
 from deit_tf.exporting.signatures import HEADS
+from deit_tf.native_log import quiet_native_log
 
 LOGITS = "logits"  # the output, where a file gives others too
 WARM_UP = 2  # runs of a file that its times leave out
@@ -157,8 +158,9 @@ def _check_identifier(file: Path) -> None:
 
 def _loaded(file: Path, num_threads: int | None) -> Interpreter:
     try:
-        interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
-        interpreter.allocate_tensors()
+        with quiet_native_log():  # which tells of each process's first delegate
+            interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
+            interpreter.allocate_tensors()
         # Names that are no text are found here, and not when they are asked for.
         interpreter.get_signature_list()
         interpreter.get_input_details()
