@@ -50,8 +50,15 @@ def runs(tmp_path_factory):
     main(["train-teacher", *QUICK, *TEACHER, "--epochs", "7", "--out", str(folder / "teacher")])
     student = [*QUICK, "--distill.teacher", str(folder / "teacher")]
     main(["train", *student, "--out", str(folder / "distilled")])
-    main(["train", *student, "--out", str(folder / "undistilled"), "--distill.kind", "none"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def undistilled(runs):
+    """A student that could have had the teacher."""
+    student = [*QUICK, "--distill.teacher", str(runs / "teacher"), "--distill.kind", "none"]
+    main(["train", *student, "--out", str(runs / "undistilled")])
+    return runs / "undistilled"
 
 
 def summary(folder):
@@ -151,8 +158,8 @@ def test_evaluate_on_another_folder(runs, tmp_path, capsys):
     assert "does not know these classes of the data: zero" in capsys.readouterr().err
 
 
-def test_compare_and_models(runs, capsys):
-    main(["compare", str(runs / "teacher"), str(runs / "undistilled"), str(runs / "distilled")])
+def test_compare_and_models(runs, undistilled, capsys):
+    main(["compare", str(runs / "teacher"), str(undistilled), str(runs / "distilled")])
     text = capsys.readouterr().out
     assert (
         "teacher" in text
@@ -340,15 +347,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 
 
 @pytest.fixture
-def stopped(runs, tmp_path):
+def stopped(undistilled, tmp_path):
     """A run that was killed when it had trained, before it wrote its model."""
-    folder = shutil.copytree(runs / "undistilled", tmp_path / "stopped")
+    folder = shutil.copytree(undistilled, tmp_path / "stopped")
     for name in ("summary.json", "student.keras"):
         (folder / name).unlink()
     return folder
 
 
-def test_a_stopped_run_of_the_same_config_goes_on(runs, stopped):
+def test_a_stopped_run_of_the_same_config_goes_on(runs, undistilled, stopped):
     main(
         [
             "train",
@@ -362,10 +369,10 @@ def test_a_stopped_run_of_the_same_config_goes_on(runs, stopped):
         ]
     )
     for a, b in zip(
-        *(load_run(run).model.get_weights() for run in (stopped, runs / "undistilled")), strict=True
+        *(load_run(run).model.get_weights() for run in (stopped, undistilled)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    assert summary(stopped)["evaluation"] == summary(runs / "undistilled")["evaluation"]
+    assert summary(stopped)["evaluation"] == summary(undistilled)["evaluation"]
 
 
 def test_a_stopped_run_of_another_config_is_refused(runs, stopped, capsys):
@@ -501,7 +508,7 @@ def test_labels_made_ahead_train_the_same_student(runs, tmp_path, capsys):
     assert summary(tmp_path / "cached")["epochs"] == 1  # as it was
 
 
-def test_xla_trains_what_the_graph_trains(runs, tmp_path):
+def test_xla_trains_what_the_graph_trains(runs, tmp_path, undistilled):
     options = [
         "--distill.kind",
         "none",
@@ -513,9 +520,7 @@ def test_xla_trains_what_the_graph_trains(runs, tmp_path):
         str(tmp_path / "xla"),
     ]
     main(["train", *QUICK, *options])
-    compiled, plain = (
-        load_run(run).model.get_weights() for run in (tmp_path / "xla", runs / "undistilled")
-    )
+    compiled, plain = (load_run(run).model.get_weights() for run in (tmp_path / "xla", undistilled))
     for a, b in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(
             a, b, atol=2e-3
@@ -616,10 +621,10 @@ def test_a_teacher_of_keras_applications_trains(tmp_path):
     )
 
 
-def test_config_out_is_what_the_flags_say(runs):
+def test_config_out_is_what_the_flags_say(runs, undistilled):
     assert read_config(runs / "distilled" / "config.yaml").out == str(runs / "distilled")
-    assert read_config(runs / "undistilled" / "config.yaml") == replace(
+    assert read_config(undistilled / "config.yaml") == replace(
         read_config(runs / "distilled" / "config.yaml"),
-        out=str(runs / "undistilled"),
+        out=str(undistilled),
         distill=replace(read_config(runs / "distilled" / "config.yaml").distill, kind="none"),
     )
