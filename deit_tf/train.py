@@ -16,6 +16,7 @@ from deit_tf import onednn
 from deit_tf.config import AugmentConfig, DistillConfig, TrainConfig, check_config
 from deit_tf.data import Source, open_sources, padded, steps_per_epoch
 from deit_tf.data.order import WHOLE
+from deit_tf.data.pipeline import kept_if_small
 from deit_tf.data.unreadable import naming_unreadable
 from deit_tf.distillation.fingerprint import changing_facts
 from deit_tf.distillation.teacher_labels import labels_teacher
@@ -344,6 +345,11 @@ def _train(
     part = worker_of(strategy)
     share = config.data.batch_size // part[1]
     evaluations = -(-facts["evaluation_images"] // config.data.batch_size)
+    evaluation = padded(task.evaluation(part), share, evaluations)
+    if (
+        strategy.num_replicas_in_sync == 1
+    ):  # several are fed from a function, in which nothing stays
+        evaluation = kept_if_small(evaluation, evaluations)
 
     models = ModelFiles(folder, task.trained, chief, several_best=best.keep > 1)
     figures = EpochFigures(folder.metrics, folder.tensorboard, chief)
@@ -355,7 +361,7 @@ def _train(
     outcome = Loop(
         trainer,
         lambda first_step: task.batches(first_step, part),
-        padded(task.evaluation(part), share, evaluations),
+        evaluation,
         epochs=config.epochs,
         steps=facts["steps_per_epoch"],
         batch_size=config.data.batch_size,

@@ -20,6 +20,8 @@ from deit_tf.data.sources import Source
 from deit_tf.data.stream import MASK, MIX, Stream, item_seed, parallel_calls, root_key
 from deit_tf.data.tracing import as_written
 
+KEPT_BYTES = 256e6  # of held-out images: ten thousand of 64 pixels would take twice as much
+
 
 @as_written
 def train_dataset(
@@ -287,6 +289,19 @@ def padded(batches: tf.data.Dataset, batch_size: int, steps: int | None = None) 
 
     nothing = tf.nest.map_structure(lambda x: tf.zeros(x.shape, x.dtype), filled.element_spec)
     return filled.concatenate(tf.data.Dataset.from_tensors(nothing).repeat()).take(steps)
+
+
+def kept_if_small(batches: tf.data.Dataset, steps: int) -> tf.data.Dataset:
+    """Keep batches in memory from their first reading on, where they take `KEPT_BYTES` at most, so
+    that what is evaluated on after each epoch is decoded once.
+
+    Args:
+        batches: Of fixed shapes, as of `padded`, and the same whenever they are read.
+        steps: How many they are.
+    """
+    specs = tf.nest.flatten(batches.element_spec)
+    batch_bytes = sum(spec.shape.num_elements() * spec.dtype.size for spec in specs)
+    return batches.cache() if steps * batch_bytes <= KEPT_BYTES else batches
 
 
 def _fill(x: tf.Tensor, rows: int) -> tf.Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from deit_tf.config import AugmentConfig, DataConfig
-from deit_tf.data import ImageProcessor, eval_dataset, open_sources, train_dataset
+from deit_tf.data import ImageProcessor, eval_dataset, open_sources, pipeline, train_dataset
 from deit_tf.data.augment import traced_augmentation
 from deit_tf.data.decode import decode_image
 from deit_tf.data.preprocess import height_width, normalize
@@ -365,3 +365,21 @@ def test_a_batch_larger_than_the_data_is_refused():
         ValueError, match="between 1 and the 1437 images of digits/train.*Received: 2000"
     ):
         stream(data=replace(DIGITS, batch_size=2000))
+
+
+@pytest.mark.parametrize("limit, readings", [(2 * 4 * 5 * 4, 1), (2 * 4 * 5 * 4 - 1, 2)])
+def test_small_batches_are_made_once(monkeypatch, limit, readings):
+    made = []
+
+    def batch(number):
+        made.append(number)
+        return np.full((4, 5), number, np.float32)
+
+    monkeypatch.setattr(pipeline, "KEPT_BYTES", limit)
+    batches = tf.data.Dataset.range(2).map(
+        lambda i: tf.ensure_shape(tf.numpy_function(batch, [i], tf.float32), (4, 5))
+    )
+    kept = pipeline.kept_if_small(batches, 2)
+    first, second = ([*kept.as_numpy_iterator()] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(made) == 2 * readings
