@@ -6,6 +6,7 @@ of the model and of what lies beside it; it may be deleted at any time.
 
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,7 +15,6 @@ import tensorflow as tf
 
 from deit_tf.exporting.formats import find_export
 from deit_tf.exporting.saved_model import export_saved_model
-from deit_tf.exporting.session import newest_version
 from deit_tf.exporting.sidecar import SUFFIX
 from deit_tf.exporting.tflite import export_tflite
 from deit_tf.files import cache_folder, sha256
@@ -52,11 +52,11 @@ def runtime_path(path: str, runtime: Runtime | None, pictures: int) -> str:
             )
         return path
 
-    place = cache_folder("runtimes") / _key(path)
+    folder = cache_folder("runtimes")
     if runtime is None:
-        kept = _find(place, "litert")
-        few = pictures <= FEW and not tf.config.list_physical_devices("GPU")
-        return str(kept) if kept and few else path
+        asked = folder.is_dir() and pictures <= FEW and not tf.config.list_physical_devices("GPU")
+        return str(asked and _find(folder / _key(path), "litert") or path)
+    place = folder / _key(path)
     return str(_find(place, runtime) or _make(path, place, runtime))
 
 
@@ -70,11 +70,14 @@ def _key(path: str) -> str:
 
 
 def _find(place: Path, runtime: Runtime) -> Path | None:
-    """The export that was made before; it gets its name when it has been compared."""
-    if runtime == "savedmodel":
-        return newest_version(place / "model")
-    file = place / f"model{SUFFIX}"
-    return file if file.is_file() else None
+    """The export that was made before, unless it was damaged since; it gets its name when it has
+    been compared.
+    """
+    export = find_export(place / ("model" if runtime == "savedmodel" else f"model{SUFFIX}"))
+    try:
+        return export.path if export and export.sidecar() else None
+    except ValueError:  # another checksum than that of its description
+        return None
 
 
 def _make(path: str, place: Path, runtime: Runtime) -> Path:
@@ -92,6 +95,7 @@ def _export(run: Run, place: Path, runtime: Runtime) -> None:
     processor = None if run.assumed else run.processor
     options = {"labels": run.labels, "activation": run.activation, "images": run.samples}
     if runtime == "savedmodel":
+        shutil.rmtree(place / "model", ignore_errors=True)  # a damaged version
         export_saved_model(run.model, place, name="model", processor=run.processor, **options)
     else:
         export_tflite(run.model, place / f"model{SUFFIX}", processor=processor, **options)

@@ -1,12 +1,14 @@
 """A run's pictures by another runtime than Keras: made once, checked, and the same answers."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import deit_tf
-from deit_tf.cli import main
+from deit_tf.cli import main, parsers
 from deit_tf.evaluation import runtimes
 from deit_tf.evaluation.predict import predict_files
 from deit_tf.evaluation.runtimes import FEW, runtime_path
@@ -49,13 +51,16 @@ def test_each_runtime_answers_as_keras_and_is_made_once(made, model, monkeypatch
     assert answers(made, model, runtime) == pytest.approx(expected, abs=1e-5)
 
 
-def test_litert_is_taken_for_few_pictures_where_it_is_there(model, monkeypatch):
-    written = lambda run, place, runtime: (place / "model.tflite").write_bytes(b"")  # noqa: E731
+def test_litert_is_taken_for_few_pictures_where_it_is_whole(model):
     assert runtime_path(model, None, 1) == model
-    monkeypatch.setattr(runtimes, "_export", written)
-    file = runtime_path(model, "litert", 1000)
-    assert runtime_path(model, None, FEW) == file
+    file = Path(runtime_path(model, "litert", 1000))
+    assert runtime_path(model, None, FEW) == str(file)
     assert runtime_path(model, None, FEW + 1) == runtime_path(model, "keras", 1) == model
+
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"x")  # damaged: not taken, and made anew where it is asked for
+    assert runtime_path(model, None, 1) == model
+    assert runtime_path(model, "litert", 1) == str(file) and file.read_bytes() == whole
 
 
 def test_another_model_or_other_class_names_get_an_export_of_their_own(made, model):
@@ -76,6 +81,10 @@ def test_one_that_differs_is_not_kept(model, monkeypatch):
     with pytest.raises(ExportError, match="logits differ"):
         runtime_path(model, "litert", 1)
     assert runtime_path(model, None, 1) == model
+
+
+def test_the_command_knows_them_all():
+    assert parsers.RUNTIMES == runtimes.Runtime
 
 
 def test_an_export_has_its_own(made, tmp_path, capsys):
