@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 NOISE_IMAGES = 4
-BATCH = 8
+BATCH = 8  # rows at a time, or as many images as have the values of eight of 224 pixels
 
 
 def float32_twin(model: keras.Model) -> keras.Model:
@@ -40,7 +40,10 @@ def in_batches(run: Callable[[Sequence], Any], batch: Sequence) -> Any:
     """What `run` gives of a batch of any size, an array or a dict of arrays, in bounded memory: a
     few rows at a time.
     """
-    parts = [run(batch[i : i + BATCH]) for i in range(0, len(batch), BATCH)]
+    rows = BATCH
+    if isinstance(batch, np.ndarray):
+        rows = max(BATCH, BATCH * 224 * 224 * 3 // max(batch[:1].size, 1))
+    parts = [run(batch[i : i + rows]) for i in range(0, len(batch), rows)]
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
