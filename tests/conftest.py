@@ -7,11 +7,14 @@ import tempfile
 import pytest
 from slow import is_slow
 
-import deit_tf  # noqa: F401, before any test loads TensorFlow: it asks for the oneDNN kernels
-
 
 def pytest_configure(config):
-    """Keep what is found of image files out of the user's cache folder, in processes begun too."""
+    """Load deit_tf, and keep what it finds of image files out of the user's cache folder."""
+    hands_out_tests = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not hands_out_tests:
+        import deit_tf  # noqa: F401, before any test loads TensorFlow: it asks for oneDNN's kernels
+
+    # By the environment, as some tests begin processes of their own.
     cache = tempfile.TemporaryDirectory(prefix="deit_tf_cache_")
     os.environ["DEIT_TF_CACHE"] = cache.name
     config.add_cleanup(cache.cleanup)
