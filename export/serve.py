@@ -20,6 +20,10 @@ from grpc_api import serve_grpc
 from rest_api import serve_rest
 from versions import Models
 
+from deit_tf.exporting.saved_model import LoadedModel
+from deit_tf.exporting.single_pictures import SinglePictures
+
+RUNTIMES = {"litert": SinglePictures, "savedmodel": LoadedModel}
 M_ARENA_MAX, ARENAS = -8, 2  # of glibc's malloc.h
 
 
@@ -38,6 +42,14 @@ def parse() -> argparse.Namespace:
         type=float,
         default=1.0,
         help="how often to look for versions (default: 1)",
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="litert",
+        help="what answers requests of one picture: LiteRT, of versions that were exported with "
+        "--litert, where there is no GPU; or the session, which answers all others (default: "
+        "litert)",
     )
 
     return parser.parse_args()
@@ -63,7 +75,7 @@ def main() -> None:
 
     # Nothing is answered before the first versions are loaded and warmed up.
     try:
-        models = Models(args.directory)
+        models = Models(args.directory, RUNTIMES[args.runtime])
         models.refresh()
         grpc_server, grpc_port = serve_grpc(models, args.grpc_port)
         rest_server, rest_port = serve_rest(models, args.rest_port)

@@ -9,11 +9,13 @@ no other from being served. States: tensorflow_serving/apis/get_model_status.pro
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deit_tf.exporting.saved_model import LoadedModel
+from deit_tf.exporting.single_pictures import SinglePictures
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +53,13 @@ class Models:
 
     Args:
         directory: Model base path.
+        load: What opens the folder of a version.
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, load: Callable[[Path], LoadedModel] = SinglePictures):
+        self._open = load
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise FileNotFoundError(
@@ -162,7 +166,7 @@ class Models:
         states, files = self._states[name], _files(path)
         states[version] = State(LOADING)
         try:
-            model = LoadedModel(path)
+            model = self._open(path)
             model.warm_up()
         except Exception as error:  # whatever others put there, the one before goes on serving
             reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__

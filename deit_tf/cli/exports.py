@@ -30,6 +30,11 @@ def saved_model_parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--xla", action="store_true", help="let the server compile the network, per batch size"
     )
+    parser.add_argument(
+        "--litert",
+        action="store_true",
+        help="add a .tflite file, by which export/serve.py answers single pictures",
+    )
     return parser
 
 
@@ -91,7 +96,7 @@ def export_saved_model(arguments: Namespace) -> None:
     """Export, and print what the verification measured."""
     from deit_tf.evaluation.exports import export_run_saved_model, saved_model_text
 
-    names = ("run", "out", "version", "labels", "source", "pictures", "rollout", "xla")
+    names = ("run", "out", "version", "labels", "source", "pictures", "rollout", "xla", "litert")
     version = export_run_saved_model(**{name: arguments[name] for name in names})
     print(saved_model_text(version))
 

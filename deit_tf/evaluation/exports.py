@@ -74,6 +74,7 @@ def export_run_saved_model(
     pictures: int = 32,
     rollout: bool = False,
     xla: bool = False,
+    litert: bool = False,
 ) -> Path:
     """Export a trained model as a SavedModel for TensorFlow Serving, checked against Keras before
     it appears.
@@ -88,6 +89,8 @@ def export_run_saved_model(
         pictures: How many at most.
         rollout: Whether there is a signature for the attention rollout, of a DeiT.
         xla: Whether the server compiles the network, once per batch size.
+        litert: Whether a .tflite file goes along, by which `export/serve.py` answers single
+            pictures.
     Returns:
         The folder of the version.
     Raises:
@@ -110,6 +113,7 @@ def export_run_saved_model(
         activation=loaded.activation,
         rollout=rollout,
         xla=xla,
+        litert=litert,
         images=None if compared is None else compared.images,
     )
 

@@ -20,7 +20,9 @@ from deit_tf.exporting.reference import comparison_images, float32_twin
 from deit_tf.exporting.session import LoadedModel, load_saved_model
 from deit_tf.exporting.sidecar import Sidecar, saved_model_description, write_sidecar
 from deit_tf.exporting.signatures import make_signatures
+from deit_tf.exporting.single_pictures import LITERT_FILE
 from deit_tf.exporting.staging import staging
+from deit_tf.exporting.tflite import export_tflite
 from deit_tf.exporting.verify import encoded_pictures, verify_saved_model
 from deit_tf.exporting.warmup import BATCH_SIZES, write_warmup
 from deit_tf.files import (
@@ -49,6 +51,7 @@ def export_saved_model(
     activation: str = SOFTMAX,
     rollout: bool = False,
     xla: bool = False,
+    litert: bool = False,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     images: np.ndarray | None = None,
     tolerance: float = EXACT.max_difference,
@@ -76,6 +79,9 @@ def export_saved_model(
         rollout: Whether there is a signature for the attention rollout; of a DeiT alone.
         xla: Whether the network, not the decoding of pictures, is compiled by XLA: on the server,
             anew for each batch size, so that it must fill batches up to `batch_sizes`.
+        litert: Whether a float32 .tflite file goes along in `assets.extra`, verified as
+            `export_tflite` does it, by which `export/serve.py` answers single pictures; TensorFlow
+            Serving does not look at it.
         batch_sizes: Those that the server allows; each signature has a warm-up record of each.
         images: float32 [n, H, W, 3], normalized, to verify on; held-out ones. Noise if None.
         tolerance: Difference from Keras allowed, as `deviation` in deit_tf.exporting.compare has
@@ -122,6 +128,9 @@ def export_saved_model(
         )
         report |= {"compared_on": "noise" if images is None else "images", "xla": xla}
         write_json(report, staged / REPORT_FILE)
+        if litert:
+            beside = {"processor": processor, "labels": class_names, "activation": activation}
+            export_tflite(model, staged / LITERT_FILE, images=images, **beside)
 
         # Fails where another export was faster: the target is then a folder with files.
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -32,16 +32,7 @@ def make_signatures(
     network = _network(model, xla)
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = tf.cast(network(images), tf.float32)  # [B, C]
-        probabilities = ACTIVATIONS[activation](logits)
-        classes = tf.math.top_k(logits, top_k).indices  # [B, k], int32
-        return {
-            "logits": logits,
-            "probabilities": probabilities,
-            "top_k_classes": classes,
-            "top_k_probabilities": tf.gather(probabilities, classes, batch_dims=1),
-            "top_k_labels": tf.gather(tf.constant(list(class_names)), classes),
-        }
+        return answers(tf.cast(network(images), tf.float32), class_names, top_k, activation)
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return classify(tf.map_fn(processor, image_bytes, fn_output_signature=image))
@@ -61,6 +52,21 @@ def make_signatures(
         )
 
     return signatures
+
+
+def answers(
+    logits: tf.Tensor, class_names: Sequence[str], top_k: int, activation: str
+) -> dict[str, tf.Tensor]:
+    """What a server answers by, of logits float32 [B, C]."""
+    probabilities = ACTIVATIONS[activation](logits)
+    classes = tf.math.top_k(logits, top_k).indices  # [B, k], int32
+    return {
+        "logits": logits,
+        "probabilities": probabilities,
+        "top_k_classes": classes,
+        "top_k_probabilities": tf.gather(probabilities, classes, batch_dims=1),
+        "top_k_labels": tf.gather(tf.constant(list(class_names)), classes),
+    }
 
 
 def rollout_model(model: keras.Model) -> keras.Model:
