@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/inference.py --rounds 2 --json runs/bench/inference.json
 	$(BIN)/python benchmarks/train_step.py --rounds 2 --json runs/bench/train_step.json
 	$(BIN)/python benchmarks/distill_step.py --rounds 2 --json runs/bench/distill_step.json
+	$(BIN)/python benchmarks/runtimes.py --json runs/bench/runtimes.json
 	$(BIN)/python benchmarks/operations.py
 
 clean:
