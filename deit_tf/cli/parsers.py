@@ -128,7 +128,7 @@ def planning_parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="how long the input is measured; 0 for not"
     )
-    parser.add_argument("--steps", type=int, default=2, help="real steps to measure; 0: none")
+    parser.add_argument("--steps", type=int, default=3, help="real steps to measure; 0: none")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -120,6 +120,12 @@ def test_headers_tell_the_size(form, options):
     assert float(header_pixels(encode(Image.fromarray(COLORS), form, **options))) == 12 * 20
 
 
+def test_a_bmp_file_from_the_top_down_tells_its_size():
+    encoded = bytearray(encode(Image.fromarray(COLORS), "BMP"))
+    encoded[22:26] = struct.pack("<i", -12)
+    assert float(header_pixels(bytes(encoded))) == 12 * 20
+
+
 def test_an_extended_webp_tells_its_size():
     encoded = encode(Image.fromarray(COLORS).convert("RGBA"), "WEBP")
     assert float(header_pixels(encoded)) == 12 * 20
