@@ -56,8 +56,10 @@ def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """
     height, width = tf.unstack(tf.shape(image)[:2])
 
-    # Cast before transposing: on uint8, oneDNN logs an error and falls back.
-    columns = tf.transpose(tf.cast(image, tf.float32), [1, 0, 2])
+    # Not bytes are transposed, of which oneDNN complains. The graph optimizer moves a cast behind
+    # the transpose that it feeds; a maximum, which changes no level, keeps it where it is.
+    levels = tf.maximum(tf.cast(image, tf.float32), 0.0)
+    columns = tf.transpose(levels, [1, 0, 2])
     columns = _resize_lines(tf.reshape(columns, [width, height * 3]), size[1])
 
     rows = tf.transpose(tf.reshape(columns, [size[1], height, 3]), [1, 0, 2])
