@@ -34,7 +34,8 @@ Answer = Callable[[list[bytes]], np.ndarray]  # from files to logits [B, C]
 def runtimes(name: str, folder: Path) -> tuple[dict[str, Answer], list[bytes]]:
     """What answers, by its name, and photographs."""
     keras.utils.set_random_seed(0)
-    model, processor = deit_tf.create_model(name), deit_tf.ImageProcessor(224)
+    model = deit_tf.create_model(name)
+    processor = deit_tf.ImageProcessor(model.input_shape[1:3])
     pixels = processor.to_pixels(photographs(processor)[:32])
     files = [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in pixels]
     version = deit_tf.export_saved_model(
@@ -42,11 +43,8 @@ def runtimes(name: str, folder: Path) -> tuple[dict[str, Answer], list[bytes]]:
     )
 
     network = tf.function(model, autograph=False, reduce_retracing=True)
-    lite, session, server = (
-        load_tflite(version / LITERT_FILE, 2),
-        LoadedModel(version),
-        SinglePictures(version),
-    )
+    lite = load_tflite(version / LITERT_FILE, 2)
+    session, server = LoadedModel(version), SinglePictures(version)
     return {
         "keras": lambda batch: network(processor.batch(batch), training=False).numpy(),
         "savedmodel": lambda batch: session.run(BYTES, np.array(batch, object))["logits"],
